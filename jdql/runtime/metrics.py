@@ -1,0 +1,298 @@
+"""A run's record: metrics and evaluations, one row per (step, seed), on disk always.
+
+    metrics.jsonl      step, seed, then one column per metric
+    metrics.csv        the same table, made from the JSON lines
+    evaluations.jsonl  per-episode returns, lengths and scores with what they belong to
+
+TensorBoard and Weights & Biases get the same numbers where they are asked for.  JSON
+has no word for a non-finite number: it is written as null.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+Row = dict[str, Any]
+Sink = Callable[[int, Mapping[str, float]], None]  # (step, {"loss/seed0": ...})
+
+
+def read_rows(path: str | os.PathLike) -> list[Row]:
+    """Reads a file of JSON lines; a last line cut short by a crash is left out.
+
+    Returns:
+      The rows in file order; none where there is no such file.
+
+    Raises:
+      ValueError: a line other than the last is not JSON.
+    """
+    path = Path(path)
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")
+    rows = []
+    for number, line in enumerate(lines[:-1], start=1):  # complete lines end in \n
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f"{path}, line {number}: not JSON ({error.msg})"
+            ) from error
+    return rows
+
+
+def evaluation_rows(
+    step: int,
+    seeds: Sequence[int],
+    returns: ArrayLike,
+    lengths: ArrayLike,
+    scores: ArrayLike | None,
+    *,
+    dataset: str,
+    env: str,
+    **labels: Any,
+) -> list[Row]:
+    """The rows of `evaluations.jsonl` of one evaluation.
+
+    Args:
+      step: updates done.
+      seeds: the S member seeds.
+      returns: undiscounted returns, (S, E).
+      lengths: environment steps, (S, E).
+      scores: normalised scores (0 to 100), (S, E), or None without a reference.
+      dataset: id of the dataset that was really trained on.
+      env: Gymnasium id.
+      **labels: what else identifies the numbers, such as `versions` and `reference`.
+
+    Returns:
+      One row per seed, with per-episode lists and their means.
+    """
+    returns, lengths = np.asarray(returns, np.float64), np.asarray(lengths)
+    scored = None if scores is None else np.asarray(scores, np.float64)
+    return [
+        {
+            "step": int(step),
+            "seed": int(seed),
+            "dataset": dataset,
+            "env": env,
+            "return_mean": float(returns[i].mean()),
+            "length_mean": float(lengths[i].mean()),
+            "score_mean": None if scored is None else float(scored[i].mean()),
+            "returns": returns[i].tolist(),
+            "lengths": lengths[i].tolist(),
+            "scores": None if scored is None else scored[i].tolist(),
+            **labels,
+        }
+        for i, seed in enumerate(seeds)
+    ]
+
+
+class Writer:
+    """Writes a run's record as it happens; use it as a context manager.
+
+    Rows already there with `step` above `resume_step` are dropped, in one atomic rename
+    per file, so that a resumed run leaves the record of an unbroken one.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike,
+        *,
+        resume_step: int | None = None,
+        tensorboard: bool = False,
+        wandb: bool = False,
+        name: str = "",
+        config: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Opens the record.
+
+        Args:
+          directory: the run folder, made if it is not there.
+          resume_step: updates done so far; None starts the record anew.
+          tensorboard: also write event files, to `directory/tensorboard`.
+          wandb: also send to Weights & Biases; `WANDB_MODE=offline` is honoured.
+          name: the run's name there.
+          config: the run's settings there.
+
+        Raises:
+          ValueError: a package that was asked for is not installed.
+        """
+        self._directory = Path(directory)
+        self._directory.mkdir(parents=True, exist_ok=True)
+        keep = -1 if resume_step is None else resume_step
+        for file in ("metrics.jsonl", "evaluations.jsonl"):
+            _keep_up_to(self._directory / file, keep)
+        self._columns = _write_csv(self._directory)
+        self._sinks: list[tuple[Sink, Callable[[], None]]] = []
+        if tensorboard:
+            self._sinks.append(_tensorboard(self._directory, keep))
+        if wandb:
+            self._sinks.append(_wandb(self._directory, name, config or {}))
+
+    def metrics(
+        self, step: int, seeds: Sequence[int], values: Mapping[str, ArrayLike]
+    ) -> None:
+        """Records the training metrics of one moment.
+
+        Args:
+          step: updates done.
+          seeds: the S member seeds.
+          values: arrays (S,) by metric name.
+        """
+        columns = {key: np.asarray(value) for key, value in values.items()}
+        rows = [
+            {"step": int(step), "seed": int(seed)}
+            | {key: float(column[i]) for key, column in columns.items()}
+            for i, seed in enumerate(seeds)
+        ]
+        _append(self._directory / "metrics.jsonl", rows)
+        if set(columns) <= set(self._columns):
+            _append_csv(self._directory / "metrics.csv", self._columns, rows)
+        else:  # the first row, or a metric that was not there before
+            self._columns = _write_csv(self._directory)
+        self._send(rows, columns)
+
+    def evaluation(self, rows: Sequence[Row]) -> None:
+        """Records one evaluation, as made by `evaluation_rows`."""
+        _append(self._directory / "evaluations.jsonl", rows)
+        names = ("return_mean", "length_mean", "score_mean")
+        shown = [name for name in names if all(r[name] is not None for r in rows)]
+        short = [
+            {"step": r["step"], "seed": r["seed"]}
+            | {f"evaluation/{name}": r[name] for name in shown}
+            for r in rows
+        ]
+        self._send(short, [f"evaluation/{name}" for name in shown])
+
+    def _send(self, rows: Sequence[Row], names: Iterable[str]) -> None:
+        """Hands each seed's numbers, and their mean, to TensorBoard and W&B."""
+        if not rows or not self._sinks:
+            return
+        scalars: dict[str, float] = {}
+        for name in names:
+            scalars |= {f"{name}/seed{row['seed']}": row[name] for row in rows}
+            scalars[f"{name}/mean"] = float(np.mean([row[name] for row in rows]))
+        for send, _ in self._sinks:
+            send(rows[0]["step"], scalars)
+
+    def close(self) -> None:
+        """Finishes what TensorBoard and W&B still hold; the files need nothing."""
+        for _, finish in self._sinks:
+            finish()
+        self._sinks = []
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _strict(value: Any) -> Any:
+    """The value with non-finite numbers as None, at any depth."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _strict(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(item) for item in value]
+    return value
+
+
+def _json_lines(rows: Iterable[Row]) -> str:
+    return "".join(json.dumps(_strict(row), allow_nan=False) + "\n" for row in rows)
+
+
+def _append(path: Path, rows: Iterable[Row]) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(_json_lines(rows))
+
+
+def _replace(path: Path, text: str) -> None:
+    """Writes a file whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def _keep_up_to(path: Path, step: int) -> None:
+    """Drops the rows of later steps, and a half-written last line."""
+    if path.exists():
+        _replace(path, _json_lines(r for r in read_rows(path) if r["step"] <= step))
+
+
+def _csv_text(columns: Sequence[str], rows: Iterable[Row], header: bool) -> str:
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, columns, restval="", lineterminator="\n")
+    if header:
+        writer.writeheader()
+    writer.writerows(_strict(row) for row in rows)
+    return buffer.getvalue()
+
+
+def _append_csv(path: Path, columns: Sequence[str], rows: Iterable[Row]) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(_csv_text(columns, rows, header=False))
+
+
+def _write_csv(directory: Path) -> list[str]:
+    """Makes metrics.csv from the JSON lines; returns its columns, oldest first."""
+    rows = read_rows(directory / "metrics.jsonl")
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    if rows or (directory / "metrics.csv").exists():
+        _replace(directory / "metrics.csv", _csv_text(columns, rows, header=bool(rows)))
+    return columns
+
+
+def _tensorboard(directory: Path, resume_step: int) -> tuple[Sink, Callable[[], None]]:
+    try:
+        from tensorboardX import SummaryWriter
+    except ModuleNotFoundError as error:
+        raise ValueError(_missing("TensorBoard", "tensorboard")) from error
+    # Events above the resumed step are from the broken run: readers hide them.
+    writer = SummaryWriter(
+        str(directory / "tensorboard"),
+        purge_step=resume_step + 1 if resume_step >= 0 else None,
+    )
+
+    def send(step: int, scalars: Mapping[str, float]) -> None:
+        for name, value in scalars.items():
+            writer.add_scalar(name, value, step)
+        writer.flush()
+
+    return send, writer.close
+
+
+def _wandb(
+    directory: Path, name: str, config: Mapping[str, Any]
+) -> tuple[Sink, Callable[[], None]]:
+    try:
+        import wandb
+    except ModuleNotFoundError as error:
+        raise ValueError(_missing("Weights & Biases", "wandb")) from error
+    identity = directory / "wandb_id.txt"  # a resumed run continues the same curve
+    if not identity.exists():
+        identity.write_text(uuid.uuid4().hex[:12] + "\n", encoding="utf-8")
+    run = wandb.init(
+        project="jdql",
+        id=identity.read_text(encoding="utf-8").strip(),
+        name=name or None,
+        dir=str(directory),
+        config=dict(config),
+        resume="allow",
+    )
+    return lambda step, scalars: run.log({**scalars, "step": step}), run.finish
+
+
+def _missing(what: str, extra: str) -> str:
+    return f"{what} is not installed: run pip install 'jdql[{extra}]', or turn it off"

@@ -1,0 +1,1 @@
+"""One file per system, each with a `Config` and a `make(config, spec)`."""

@@ -1,0 +1,77 @@
+"""Every setting of a run that is not an agent's own, as frozen dataclasses.
+
+An agent's settings are the `Config` of its file in `jdql/agents`.  This module imports
+nothing but the standard library, so that the command line answers at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Where transitions come from and what is done to them before training."""
+
+    # A Minari id ("mujoco/walker2d/medium-v0"), a path ending in .hdf5 or .npz, or
+    # "package.module:function" naming a maker of datasets.  Several are concatenated.
+    dataset: tuple[str, ...] = ()
+    # auto: local Minari copy, else download, else collect with the bundled policy;
+    # minari: never collect; local: always the dataset that jdql collects itself.
+    source: str = "auto"
+    reward: str = "none"  # none | normalize | antmaze
+    collect_steps: int = 1_000_000  # size of a dataset that jdql collects itself
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """The schedule of a run, in gradient steps (updates)."""
+
+    steps: int = 2_000_000
+    log_every: int = 1_000  # metrics are means over this many updates
+    # Updates in one device call; None: log_every on an accelerator, a tenth on a CPU.
+    chunk: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalConfig:
+    """Rollouts in the simulator."""
+
+    env: str = ""  # Gymnasium id
+    env_module: str = ""  # imported first, where it registers the environment
+    env_kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
+    every: int = 50_000  # updates between evaluations (the authors': 50 epochs)
+    episodes: int = 10  # per seed
+    seed: int = 100  # offset of the environment seeds (the authors': seed + 100)
+    # Key of the reference-score table (jdql/report/scores.py); "" reports returns only.
+    reference: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """Where a run lives and who is told about it."""
+
+    dir: str = ""  # "": runs/<config name>, numbered if that is taken
+    tensorboard: bool = False
+    wandb: bool = False
+    compilation_cache: str = "~/.cache/jdql/xla"  # "" turns it off
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """One run: an agent, its data, and how long.
+
+    `agent` is an instance of the `Config` of a module in `jdql.agents`; that module's
+    `make` builds the agent.  `seeds` consecutive seeds from `seed` on are trained in
+    one process; None means 16 on an accelerator and 4 on a CPU.
+    """
+
+    name: str
+    agent: Any
+    data: DataConfig = DataConfig()
+    train: TrainConfig = TrainConfig()
+    eval: EvalConfig = EvalConfig()
+    run: RunConfig = RunConfig()
+    seed: int = 0
+    seeds: int | None = None

@@ -1,0 +1,1 @@
+"""Datasets: readers, checks, reward transforms and sampling."""

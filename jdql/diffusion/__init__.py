@@ -1,0 +1,1 @@
+"""Diffusion: noising, losses and reverse chains.  No networks, no reinforcement learning."""

@@ -1,0 +1,1 @@
+"""Environments that no package registers, one file each."""

@@ -1,0 +1,1 @@
+"""Flax modules: layers and their initialisation, no losses."""

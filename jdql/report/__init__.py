@@ -1,0 +1,1 @@
+"""Scores and plots, made from run folders only."""

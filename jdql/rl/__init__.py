@@ -1,0 +1,1 @@
+"""Reinforcement-learning mathematics as pure functions of arrays."""

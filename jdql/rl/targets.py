@@ -1,0 +1,43 @@
+"""Temporal-difference targets."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+
+from jdql.types import Array, Float
+
+
+def td_target(
+    reward: Float[Array, " B"],
+    discount: Float[Array, " B"],
+    next_value: Float[Array, " B"],
+    gamma: float,
+) -> Float[Array, " B"]:
+    """r + gamma discount V(s'): the one-step target.
+
+    Args:
+      reward: of the step.
+      discount: 0 at true terminations, 1 elsewhere (time-outs included).
+      next_value: value of the next observation.
+      gamma: the agent's discount factor, in [0, 1].
+    """
+    return reward + gamma * discount * next_value
+
+
+def clipped_double_q(q: Float[Array, "M B"]) -> Float[Array, " B"]:
+    """The smallest member's value (Fujimoto et al. 2018, eq. 10)."""
+    return jnp.min(q, axis=0)
+
+
+def max_q_backup(q: Float[Array, "M B N"]) -> Float[Array, " B"]:
+    """The maximum over N actions of each member, then the smallest member.
+
+    The order matters: it is not the best action's clipped value (Kumar et al. 2020,
+    appendix F; the authors' code of Diffusion-QL).
+    """
+    return jnp.min(jnp.max(q, axis=-1), axis=0)
+
+
+def critic_loss(q: Float[Array, "M B"], target: Float[Array, " B"]) -> Float[Array, ""]:
+    """The sum over members of their mean squared errors (Wang et al. 2023, eq. 4)."""
+    return jnp.sum(jnp.mean(jnp.square(q - target), axis=-1))

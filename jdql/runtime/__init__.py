@@ -1,0 +1,1 @@
+"""Training, evaluation, collection and checkpoints; knows no agent by name."""

@@ -1,0 +1,84 @@
+"""Array aliases, the data that agents see, and the signatures that parts meet at.
+
+Letters in shapes, the same everywhere: `B` batch, `K` diffusion steps, `H` horizon,
+`A` action dimension, `O` observation dimension, `N` transitions or candidates,
+`S` seeds (members).  Two clocks, two letters: `k` is the diffusion step, 0 being the
+least noisy, and `t` is environment time.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import jax
+
+try:  # Shapes are checked in the tests only; the training core runs without jaxtyping.
+    from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+except ModuleNotFoundError:  # annotations are strings: nothing evaluates these names
+    Array = jax.Array
+    Bool = Float = Int = PRNGKeyArray = Any
+
+__all__ = [
+    "Array",
+    "Bool",
+    "Constraint",
+    "DataSpec",
+    "Denoiser",
+    "Float",
+    "Guidance",
+    "Int",
+    "PRNGKeyArray",
+    "Params",
+    "Transition",
+]
+
+Params = Any  # a pytree of arrays
+
+
+class Transition(NamedTuple):
+    """A batch of environment steps.
+
+    `discount` is 0 where the episode truly ended and 1 everywhere else, time-outs
+    included: a time-out bootstraps.  It does not contain the agent's gamma.
+    """
+
+    observation: Float[Array, "*B O"]
+    action: Float[Array, "*B A"]
+    reward: Float[Array, "*B"]
+    discount: Float[Array, "*B"]
+    next_observation: Float[Array, "*B O"]
+
+
+class DataSpec(NamedTuple):
+    """What an agent must know of its data: sizes, and the action bounds per dimension."""
+
+    observation_dim: int
+    action_dim: int
+    action_low: tuple[float, ...]
+    action_high: tuple[float, ...]
+
+
+@runtime_checkable
+class Denoiser(Protocol):
+    """Estimates the clean sample from a noisy one: `(x_k, k) -> x0_hat`.
+
+    `k` is a scalar or has the leading shape of `x_k`.  Conditioning is a closure.
+    """
+
+    def __call__(
+        self, x_k: Float[Array, "*B A"], k: Int[Array, "..."], /
+    ) -> Float[Array, "*B A"]: ...
+
+
+@runtime_checkable
+class Guidance(Protocol):
+    """Maps a denoiser to a denoiser."""
+
+    def __call__(self, denoiser: Denoiser, /) -> Denoiser: ...
+
+
+@runtime_checkable
+class Constraint(Protocol):
+    """Maps a sample to the nearest one that is allowed."""
+
+    def __call__(self, x: Float[Array, "*B A"], /) -> Float[Array, "*B A"]: ...

@@ -1,0 +1,62 @@
+"""Reward transforms: functions of a whole dataset, applied once when it is loaded."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+
+import numpy as np
+
+from jdql.data.dataset import Dataset
+
+Transform = Callable[[Dataset], Dataset]
+
+
+def none(dataset: Dataset) -> Dataset:
+    """Rewards as they are."""
+    return dataset
+
+
+def normalize(dataset: Dataset) -> Dataset:
+    """`(r - mean) / std` with the unbiased standard deviation (divisor N - 1).
+
+    Raises:
+      ValueError: all rewards are equal, or there are fewer than two.
+    """
+    reward = np.asarray(dataset.reward, np.float64)
+    std = reward.std(ddof=1) if reward.size > 1 else 0.0
+    if not std > 0:
+        raise ValueError(
+            "reward=normalize divides by the standard deviation of the rewards, which "
+            "is 0 here (all rewards are equal); use reward=none"
+        )
+    scaled = (reward - reward.mean()) / std
+    return dataset._replace(reward=scaled.astype(np.float32))
+
+
+def antmaze(dataset: Dataset) -> Dataset:
+    """`(r - 0.5) * 4`: a sparse reward of 0 or 1 becomes -2 or 2."""
+    return dataset._replace(reward=(dataset.reward - np.float32(0.5)) * np.float32(4.0))
+
+
+TRANSFORMS: dict[str, Transform] = {
+    "none": none,
+    "normalize": normalize,
+    "antmaze": antmaze,
+}
+
+
+def by_name(name: str) -> Transform:
+    """The transform of that name.
+
+    Raises:
+      ValueError: there is none.
+    """
+    if name not in TRANSFORMS:
+        nearest = difflib.get_close_matches(name, TRANSFORMS, 1)
+        hint = f"; did you mean '{nearest[0]}'?" if nearest else ""
+        raise ValueError(
+            f"no reward transform is called '{name}'{hint} (allowed: "
+            f"{', '.join(TRANSFORMS)})"
+        )
+    return TRANSFORMS[name]

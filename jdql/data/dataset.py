@@ -84,7 +84,7 @@ def from_arrays(
     terminal = np.asarray(terminal).astype(bool)
     timeout = np.zeros(terminal.shape, bool) if timeout is None else np.array(timeout)
     timeout = timeout.astype(bool, copy=False)
-    arrays = {
+    arrays: dict[str, Any] = {
         "observation": np.asarray(observation, np.float32),
         "action": np.asarray(action, np.float32),
         "reward": np.asarray(reward, np.float32),
@@ -97,7 +97,7 @@ def from_arrays(
         last = terminal | timeout
         last[-1] = True
         episode_ends = np.flatnonzero(last) + 1
-    ends = np.asarray(episode_ends, np.int32)
+    ends: Any = np.asarray(episode_ends, np.int32)
     timeout[ends - 1] = ~terminal[ends - 1]
     return Dataset(**arrays, episode_ends=ends)
 
@@ -173,7 +173,11 @@ def check(dataset: Dataset, spec: DataSpec, *, name: str = "the dataset") -> Dat
         _check_shapes(arrays)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
-    if len(ends) == 0 or ends[-1] != dataset.size or (np.diff(ends, prepend=0) < 1).any():
+    if (
+        len(ends) == 0
+        or ends[-1] != dataset.size
+        or (np.diff(ends, prepend=0) < 1).any()
+    ):
         raise ValueError(
             f"{name}: episode_ends must rise strictly to the number of transitions, "
             f"{dataset.size}"
@@ -201,7 +205,7 @@ def _check_finite(array: np.ndarray, name: str) -> None:
         )
 
 
-def _check_actions(action: np.ndarray, spec: DataSpec, name: str) -> None:
+def _check_actions(action: Any, spec: DataSpec, name: str) -> None:
     low = np.asarray(spec.action_low) - ACTION_TOLERANCE
     high = np.asarray(spec.action_high) + ACTION_TOLERANCE
     bad = (action < low.astype(np.float32)) | (action > high.astype(np.float32))
@@ -231,10 +235,12 @@ def concatenate(datasets: Sequence[Dataset]) -> Dataset:
             f"size; theirs (observation, action) are {sorted(sizes)}"
         )
     offsets = np.cumsum([0] + [d.size for d in datasets[:-1]])
-    ends = [d.episode_ends + o for d, o in zip(datasets, offsets, strict=True)]
-    fields = zip(*(d[:-1] for d in datasets), strict=True)
-    arrays = [np.concatenate(field) for field in fields]
-    return Dataset(*arrays, episode_ends=np.concatenate(ends).astype(np.int32))
+    shifted = [
+        d._replace(episode_ends=d.episode_ends + offset)
+        for d, offset in zip(datasets, offsets.astype(np.int32), strict=True)
+    ]
+    fields: Any = zip(*shifted, strict=True)
+    return Dataset(*(np.concatenate(field) for field in fields))
 
 
 def episode_returns(dataset: Dataset) -> np.ndarray:

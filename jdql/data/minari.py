@@ -111,8 +111,8 @@ def _read(dataset_id: str) -> Source:
         )
     if len(stored.spec.action_space.shape) != 1:
         raise ValueError(
-            f"{name} has actions of shape {stored.spec.action_space.shape}; jdql trains "
-            "on action vectors"
+            f"{name} has actions of shape {stored.spec.action_space.shape}; jdql "
+            "trains on action vectors"
         )
     space = stored.spec.observation_space
     keys = observations.vector_keys(space, name)

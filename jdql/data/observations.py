@@ -38,8 +38,8 @@ def vector_keys(space: Any, name: str = "the environment") -> tuple[str, ...]:
             return keys
         raise ValueError(
             f"{name} has dictionary observations with the keys "
-            f"{', '.join(space.spaces)}; jdql reads vectors, and dictionaries that have "
-            "a vector under 'observation'"
+            f"{', '.join(space.spaces)}; jdql reads vectors, and dictionaries that "
+            "have a vector under 'observation'"
         )
     if _is_vector(space):
         return ()

@@ -106,14 +106,12 @@ def play_block(
 def save_block(path: Path, episodes: list[dict[str, np.ndarray]]) -> None:
     """Writes the episodes of a block into one file, its name last."""
     partial = path.with_suffix(".partial.npz")
-    np.savez(
-        partial,
-        **{
-            f"{name}_{i}": value
-            for i, episode in enumerate(episodes)
-            for name, value in episode.items()
-        },
-    )
+    arrays: dict[str, Any] = {
+        f"{name}_{i}": value
+        for i, episode in enumerate(episodes)
+        for name, value in episode.items()
+    }
+    np.savez(partial, **arrays)
     os.replace(partial, path)
 
 

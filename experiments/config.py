@@ -1,4 +1,4 @@
-"""From `--config=NAME` and its overrides to a `Config`, and from that to JSON and back.
+"""From `--config=NAME` and its overrides to a `Config`.
 
 `--config` takes the bare name of a file in experiments/configs, `name:variant` (a
 function of experiments/variants.py, or of that file, which wins), a path ending in .py,
@@ -12,22 +12,21 @@ import dataclasses
 import importlib
 import importlib.util
 import inspect
-import json
 import sys
 import types
-import typing
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import jdql
 from experiments import overrides as overrides_lib
+from experiments import run_folder
 from experiments.overrides import Override, nearest
+from experiments.run_folder import RUN_FILE, agent_settings, is_run
 from jdql.config import Config
 
 CONFIGS = Path(__file__).parent / "configs"
 AGENTS = Path(jdql.__file__).parent / "agents"
-RUN_FILE = "config.json"  # what makes a folder a run
 _NOT_CONFIGS = ("__init__", "common")
 _NOT_AGENTS = ("__init__", "base")
 
@@ -73,11 +72,6 @@ def agent_names() -> list[str]:
     return sorted(p.stem for p in AGENTS.glob("*.py") if p.stem not in _NOT_AGENTS)
 
 
-def is_run(folder: str | Path) -> bool:
-    """Whether a folder holds a run."""
-    return (Path(folder) / RUN_FILE).is_file()
-
-
 # Names --------------------------------------------------------------------------------
 
 
@@ -88,7 +82,7 @@ def _as_it_is(config: Config) -> Config:
 def _load(name: str) -> tuple[Config, Variant]:
     """The config called `name` and the function of its variant, not yet applied."""
     if is_run(name):
-        return load_run(name), _as_it_is
+        return run_folder.load(name), _as_it_is
     stem, _, variant = name.partition(":")
     if stem.endswith(".py"):
         module = _module_at(Path(stem))
@@ -157,81 +151,6 @@ def _exchange_agent(config: Config, name: str | None) -> Config:
             f"{nearest(name, agent_names())!r} (its settings are --config.agent.FIELD)"
         )
     module = name if "." in name else f"jdql.agents.{name}"
-    agent = _agent_config(module)()
+    agent = agent_settings(module)()
     label = f"{config.name}-{name.rpartition('.')[2]}"
     return dataclasses.replace(config, agent=agent, name=label)
-
-
-def _agent_config(module: str) -> type:
-    """The settings dataclass of an agent's module."""
-    try:
-        return importlib.import_module(module).Config
-    except (ModuleNotFoundError, AttributeError) as error:
-        raise ValueError(f"agent {module!r} cannot be used: {error}") from error
-
-
-# JSON ---------------------------------------------------------------------------------
-
-
-def to_dict(config: Config) -> dict[str, Any]:
-    """The config as JSON-ready values; `agent_module` names the agent's module."""
-    values = dataclasses.asdict(config)
-    return {"agent_module": type(config.agent).__module__, **values}
-
-
-def from_dict(values: dict[str, Any]) -> Config:
-    """The inverse of `to_dict`; a field that is not there keeps its default.
-
-    Raises:
-      ValueError: a field that this version does not know, or no such agent.
-    """
-    values = dict(values)
-    module = values.pop("agent_module", None)
-    if not isinstance(module, str):
-        raise ValueError("a stored config must name its agent_module")
-    agent = _from_json(values.pop("agent", {}), _agent_config(module), "agent.")
-    return _from_json({**values, "agent": agent}, Config)
-
-
-def _from_json(value: Any, hint: Any, path: str = "") -> Any:
-    """Rebuilds dataclasses and tuples, which JSON holds as objects and lists."""
-    if isinstance(value, list):
-        options = (hint, *typing.get_args(hint))  # the arms of `tuple[...] | None`
-        shapes = [h for h in options if typing.get_origin(h) is tuple]
-        item = typing.get_args(shapes[0])[0] if shapes else Any
-        parts = [_from_json(part, item) for part in value]
-        return tuple(parts) if shapes else parts
-    if not (isinstance(hint, type) and dataclasses.is_dataclass(hint)):
-        return value
-    hints = typing.get_type_hints(hint)
-    for name in value:
-        if name not in hints:
-            raise ValueError(f"this version of jdql knows no setting {path}{name}")
-    read = {n: _from_json(v, hints[n], f"{path}{n}.") for n, v in value.items()}
-    return hint(**read)
-
-
-def load_run(folder: str | Path) -> Config:
-    """The config of a run folder, with `run.dir` set to that folder.
-
-    Raises:
-      ValueError: the folder holds no run, or its config.json cannot be read.
-    """
-    path = Path(folder) / RUN_FILE
-    if not path.is_file():
-        raise ValueError(f"{folder} holds no run: there is no {RUN_FILE} in it")
-    try:
-        config = from_dict(json.loads(path.read_text()))
-    except (json.JSONDecodeError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
-    run = dataclasses.replace(config.run, dir=str(folder))
-    return dataclasses.replace(config, run=run)
-
-
-def save_run(config: Config, folder: str | Path) -> None:
-    """Writes config.json, whole or not at all."""
-    path = Path(folder) / RUN_FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{RUN_FILE}.tmp")
-    temporary.write_text(json.dumps(to_dict(config), indent=2) + "\n")
-    temporary.replace(path)

@@ -113,7 +113,7 @@ def _parse(override: Override, hint: Any) -> Any:
     """Reads an override's text as `hint`."""
     if override.text is None and hint is not bool:
         raise ValueError(
-            f"--config.{override.path} needs a value: --config.{override.path}="
+            f"--config.{override.path} needs a value: --config.{override.path}=VALUE"
         )
     try:
         return parse("true" if override.text is None else override.text, hint)

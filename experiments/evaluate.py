@@ -1,0 +1,172 @@
+"""Evaluates the policies of a run in the simulator; needs the run folder alone.
+
+    python -m experiments.evaluate --run=runs/walker2d_medium
+    python -m experiments.evaluate --run=runs/walker2d_medium --step=best --episodes=100
+    python -m experiments.evaluate --run=runs/walker2d_medium --seed=3
+
+With the number of episodes that training used, `last` gives the scores that training
+printed at its end, and `best` each seed's best one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from experiments import cli, run_folder
+from experiments.overrides import Override
+from jdql.config import Config
+
+
+def define(values: flags.FlagValues) -> None:
+    """The program's flags."""
+    flags.DEFINE_string("run", None, "the run folder", flag_values=values)
+    flags.DEFINE_integer(
+        "seed", None, "one seed of the run; all without it", flag_values=values
+    )
+    flags.DEFINE_string(
+        "step",
+        "last",
+        "last, best (each seed's own), or the number of a kept checkpoint",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "episodes",
+        None,
+        "per seed; as many as in training without it",
+        lower_bound=1,
+        flag_values=values,
+    )
+
+
+def program(values: flags.FlagValues, overrides: list[Override]) -> int:
+    """Evaluates and prints a line for each seed."""
+    if overrides:
+        raise ValueError(f"a run keeps its settings: drop --config.{overrides[0].path}")
+    if not values.run:
+        raise ValueError("give --run=FOLDER, a folder that experiments.run made")
+    config = run_folder.load(values.run)
+    if not config.eval.env:
+        raise ValueError(f"the config of {values.run} names no environment")
+    episodes = values.episodes or config.eval.episodes
+    settings = dataclasses.replace(config.eval, episodes=episodes)
+
+    from jdql.runtime import distributed
+
+    members = config.seeds if values.seed is None else 1
+    distributed.configure(members, config.train.precision, config.run.compilation_cache)
+    rows = evaluate(
+        dataclasses.replace(config, eval=settings),
+        Path(values.run),
+        step=values.step,
+        seed=values.seed,
+    )
+    print(format_rows(rows, values.step))
+    return 0
+
+
+def evaluate(
+    config: Config, folder: Path, *, step: str = "last", seed: int | None = None
+) -> list[dict[str, Any]]:
+    """Plays the policies of a run.
+
+    Args:
+      config: the run's config, with the evaluation that is wanted.
+      folder: the run folder.
+      step: "last", "best" or the number of a kept checkpoint.
+      seed: one seed of the run; None plays all.
+
+    Returns:
+      A row for each seed, as in `evaluations.jsonl`.
+
+    Raises:
+      FileNotFoundError: the run has no checkpoint yet.
+      ValueError: it has no such seed or step.
+    """
+    import jax
+
+    from jdql.envs.references import normalized
+    from jdql.runtime import checkpoint, distributed
+    from jdql.runtime.evaluate import Rollouts, versions
+    from jdql.runtime.metrics import evaluation_rows
+    from jdql.types import DataSpec
+
+    checkpoints = folder / "checkpoints"
+    number = int(step) if step.isdigit() else None
+    saved = checkpoint.metadata(checkpoints, number)
+    member, seeds = None, saved["seeds"]
+    if seed is not None:
+        if seed not in seeds:
+            raise ValueError(f"{folder} has no seed {seed}: its seeds are {seeds}")
+        member, seeds = seeds.index(seed), [seed]
+    spec = DataSpec(
+        **{k: tuple(v) if isinstance(v, list) else v for k, v in saved["spec"].items()}
+    )
+    agent = importlib.import_module(type(config.agent).__module__).make(
+        config.agent, spec
+    )
+    keys = jax.random.split(jax.random.key(0), len(saved["seeds"]))
+    stacked = jax.eval_shape(jax.vmap(lambda key: agent.policy(agent.init(key))), keys)
+    policies = checkpoint.restore_policy(checkpoints, stacked, step, member)
+    if member is not None:
+        policies = jax.tree.map(lambda leaf: leaf[None], policies)
+    mesh = distributed.member_mesh(len(seeds))
+    policies = jax.device_put(policies, distributed.sharded(mesh))
+    with Rollouts(agent, seeds, spec, config.eval, mesh=mesh) as rollouts:
+        result = rollouts(policies)
+    reference = config.eval.reference
+    scores = normalized(result.returns, reference) if reference else None
+    return evaluation_rows(
+        saved["step"],
+        seeds,
+        result.returns,
+        result.lengths,
+        scores,
+        dataset=saved["dataset"],
+        env=config.eval.env,
+        reference=reference,
+        versions=versions(),
+        best_steps=[saved["best_steps"][saved["seeds"].index(s)] for s in seeds],
+    )
+
+
+def format_rows(rows: list[dict[str, Any]], step: str) -> str:
+    """A line for each seed and one for their mean, and what was measured."""
+    from jdql.envs.references import describe
+
+    first = rows[0]
+    episodes = len(first["returns"])
+    lines = [
+        f"{first['env']}, trained on {first['dataset']}, {episodes} episode(s) a seed"
+    ]
+    scored = first["score_mean"] is not None
+    for row, best in zip(rows, first["best_steps"], strict=True):
+        at = best if step == "best" else row["step"]
+        score = f"score {row['score_mean']:8.3f}  " if scored else ""
+        lines.append(
+            f"seed {row['seed']:3d}  update {at:8d}  {score}"
+            f"return {row['return_mean']:10.3f}  length {row['length_mean']:7.1f}"
+        )
+    unit = "score" if scored else "return"
+    mean = sum(row[f"{unit}_mean"] for row in rows) / len(rows)
+    lines.append(f"mean {unit} over {len(rows)} seed(s): {mean:.3f}")
+    if step == "best":
+        lines.append("best was chosen in the simulator: it is optimistic")
+    if scored:
+        lines.append(describe(first["reference"]))
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    return cli.run(program, define, __doc__ or "", argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

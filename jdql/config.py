@@ -32,6 +32,7 @@ class TrainConfig:
     log_every: int = 1_000  # metrics are means over this many updates
     # Updates in one device call; None: log_every on an accelerator, a tenth on a CPU.
     chunk: int | None = None
+    precision: str = "float32"  # of matrix products: float32 | tf32 | bfloat16
 
 
 @dataclasses.dataclass(frozen=True)

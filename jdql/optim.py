@@ -18,7 +18,9 @@ def adam(
       learning_rate: step size.
       grad_norm: the largest global norm of the whole gradient; None does not clip.
     """
-    clip = optax.identity() if grad_norm is None else optax.clip_by_global_norm(grad_norm)
+    clip = (
+        optax.identity() if grad_norm is None else optax.clip_by_global_norm(grad_norm)
+    )
     return optax.chain(clip, optax.adam(learning_rate, eps=1e-8))
 
 

@@ -155,7 +155,9 @@ def reverse_chain(
         return row.x0 * x0 + row.xk * x + row.noise * noise, None
 
     dtype = draws.start.dtype
-    table = ReverseSteps(jnp.asarray(steps.k), *(jnp.asarray(c, dtype) for c in steps[1:]))
+    table = ReverseSteps(
+        jnp.asarray(steps.k), *(jnp.asarray(c, dtype) for c in steps[1:])
+    )
     body = jax.checkpoint(step) if remat else step
     x, _ = jax.lax.scan(body, draws.start, (table, draws.noises), unroll=unroll)
     return x

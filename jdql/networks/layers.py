@@ -37,7 +37,9 @@ def _mish_jvp(primals, tangents):
     return x * ratio, slope * tangent
 
 
-def uniform_fan_in(key, shape: tuple[int, ...], fan_in: int, dtype=jnp.float32) -> Array:
+def uniform_fan_in(
+    key, shape: tuple[int, ...], fan_in: int, dtype=jnp.float32
+) -> Array:
     """Uniform in +-1/sqrt(fan_in): the default of PyTorch's Linear layers."""
     bound = fan_in**-0.5
     return jax.random.uniform(key, shape, dtype, -bound, bound)

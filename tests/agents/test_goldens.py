@@ -24,7 +24,10 @@ def golden_files() -> list[Path]:
     shared = Path(
         os.environ.get("JDQL_SHARED", Path(__file__).parents[2].parent / "shared")
     )
-    folders = [shared / "goldens", *map(Path, filter(None, [os.getenv("JDQL_GOLDENS")]))]
+    folders = [
+        shared / "goldens",
+        *map(Path, filter(None, [os.getenv("JDQL_GOLDENS")])),
+    ]
     return [file for folder in folders for file in sorted(folder.glob("*.npz"))]
 
 

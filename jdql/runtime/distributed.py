@@ -1,0 +1,125 @@
+"""Which device trains which member, decided in this one place.
+
+Members (seeds, and swept hyper-parameters) are the leading axis of every stacked array.
+That axis is sharded over a mesh.  Within a device an accelerator takes its members all
+at once (vmap: nearly free until the chip is full), and a CPU core takes them one after
+another (vmap would cost it a quarter more for each).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+AXIS = "members"
+ON_ACCELERATOR, ON_CPU = 16, 4  # seeds in one process unless told otherwise
+
+PRECISIONS = {
+    "float32": "float32",
+    "tf32": "tensorfloat32",
+    "bfloat16": "bfloat16",
+}
+
+
+def _largest_divisor(number: int, most: int) -> int:
+    return max(d for d in range(1, most + 1) if number % d == 0)
+
+
+def usable_cores() -> int:
+    """Number of CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def configure(
+    members: int | None = None, precision: str = "float32", cache: str = ""
+) -> None:
+    """Sets JAX up; must run before JAX first touches a device.
+
+    Makes each CPU core a device of one thread, where that divides the members; this
+    changes nothing on an accelerator.  A device a core beats one device of many
+    threads: the matrices of these networks are too small to be worth splitting.
+
+    Args:
+      members: how many will be trained; None: as many as a CPU trains by default.
+      precision: of matrix products, a key of `PRECISIONS`.  Without it JAX would take
+        TF32 for float32 on a GPU.
+      cache: folder of the persistent compilation cache; "" for none.
+
+    Raises:
+      ValueError: for an unknown precision.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(
+            f"train.precision must be one of {sorted(PRECISIONS)}, got {precision!r}"
+        )
+    jax.config.update("jax_default_matmul_precision", PRECISIONS[precision])
+    if cache:
+        folder = os.path.expanduser(cache)
+        jax.config.update("jax_compilation_cache_dir", folder)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    devices = _largest_divisor(members or ON_CPU, usable_cores())
+    jax.config.update("jax_num_cpu_devices", devices)
+    if devices > 1:
+        flags = os.environ.get("XLA_FLAGS", "")
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".strip()
+
+
+def on_cpu() -> bool:
+    """Whether the members are trained on CPU cores."""
+    return jax.default_backend() == "cpu"
+
+
+def default_members() -> int:
+    """Seeds in one process when the user names no number."""
+    return ON_CPU if on_cpu() else ON_ACCELERATOR
+
+
+def member_mesh(members: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh over the largest number of devices that divides `members`."""
+    devices = jax.devices() if devices is None else devices
+    count = _largest_divisor(members, len(devices))
+    return Mesh(np.asarray(devices[:count]), (AXIS,), axis_types=(AxisType.Auto,))
+
+
+def sharded(mesh: Mesh) -> NamedSharding:
+    """Placement of arrays whose leading axis is the members."""
+    return NamedSharding(mesh, PartitionSpec(AXIS))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Placement of arrays that every device needs whole, such as the dataset."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def map_members(fn: Callable[[Any, Any], Any], mesh: Mesh) -> Callable[[Any, Any], Any]:
+    """Maps `fn(member, shared)` over the leading axis of its first argument.
+
+    Args:
+      fn: of one member's arrays and of arrays that all members share.
+      mesh: from `member_mesh`.
+
+    Returns:
+      A function of the stacked members, sharded over the mesh, and of the shared
+      arrays; to be jitted by the caller.
+    """
+
+    def on_device(members: Any, shared: Any) -> Any:
+        if on_cpu():
+            return jax.lax.map(lambda member: fn(member, shared), members)
+        return jax.vmap(fn, in_axes=(0, None))(members, shared)
+
+    specs = (PartitionSpec(AXIS), PartitionSpec())
+    return jax.shard_map(
+        on_device,
+        mesh=mesh,
+        in_specs=specs,
+        out_specs=PartitionSpec(AXIS),
+        check_vma=False,
+    )

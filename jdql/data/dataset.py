@@ -239,8 +239,8 @@ def concatenate(datasets: Sequence[Dataset]) -> Dataset:
         d._replace(episode_ends=d.episode_ends + offset)
         for d, offset in zip(datasets, offsets.astype(np.int32), strict=True)
     ]
-    fields: Any = zip(*shifted, strict=True)
-    return Dataset(*(np.concatenate(field) for field in fields))
+    fields: Any = [np.concatenate(field) for field in zip(*shifted, strict=True)]
+    return Dataset(*fields)
 
 
 def episode_returns(dataset: Dataset) -> np.ndarray:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import os
+import re
 import shutil
 import tempfile
 import threading
@@ -23,6 +24,7 @@ from jdql.data import observations
 from jdql.data.dataset import Dataset, Source, data_return, from_arrays, make_spec
 
 PROBE_SECONDS = 3.0
+_ID = re.compile(r"\w[-\w]*(/\w[-\w]*)*-v\d+")
 
 
 def root() -> Path:
@@ -34,12 +36,7 @@ def root() -> Path:
 
 def is_id(text: str) -> bool:
     """Whether a text has the form of a Minari id, such as `mujoco/hopper/expert-v0`."""
-    from minari.dataset.minari_dataset import parse_dataset_id
-
-    try:
-        return parse_dataset_id(text)[2] is not None
-    except ValueError:
-        return False
+    return _ID.fullmatch(text) is not None
 
 
 def exists(dataset_id: str) -> bool:

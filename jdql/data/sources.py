@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
-from typing import Protocol
 
 from jdql.config import DataConfig
 from jdql.data import d4rl, minari, npz, rewards
@@ -26,11 +25,9 @@ SOURCES = ("auto", "minari", "local")
 Log = Callable[[str], None]
 
 
-class Collect(Protocol):
-    """Makes jdql's own dataset and returns its id (`jdql.runtime.collect.collect`)."""
-
-    def __call__(self, dataset_id: str, steps: int, *, log: Log) -> str:
-        """Collects `steps` transitions in place of the Minari dataset of that id."""
+# `(dataset_id, steps, *, log) -> id`: makes jdql's own dataset in place of the Minari
+# one of that id (`jdql.runtime.collect.collect`).
+Collect = Callable[..., str]
 
 
 def load(
@@ -201,7 +198,7 @@ def local_id(dataset_id: str, steps: int = DEFAULT_STEPS, seed: int = 0) -> str:
     (`jdql/walker2d/medium-50000-s1-v0`), so that a small one is never taken for the
     full one.  Recorded training (medium-replay) has one size and no seed.
     """
-    rest = dataset_id.partition("/")[2]
+    rest = dataset_id.partition("/")[2] or dataset_id
     name, _, version = rest.rpartition("-v")
     if name.endswith("-replay"):
         return f"jdql/{name}-v{version}"

@@ -102,7 +102,7 @@ def true_reward(action: ArrayLike) -> float:
 class Bandit(gymnasium.Env):
     """One step, then the episode ends; see the module's docstring for the reward."""
 
-    observation_space = gymnasium.spaces.Box(0.0, 0.0, (2,), np.float32)
+    observation_space = gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
     action_space = gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
 
     def reset(
@@ -120,4 +120,4 @@ class Bandit(gymnasium.Env):
 
 
 if ENV_ID not in gymnasium.registry:
-    gymnasium.register(ENV_ID, entry_point=f"{__name__}:Bandit", max_episode_steps=1)
+    gymnasium.register(ENV_ID, entry_point=f"{__name__}:Bandit")

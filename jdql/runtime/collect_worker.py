@@ -97,7 +97,7 @@ def play_block(
             "observations": observations[row, : n + 1],
             "actions": actions[row, :n],
             "rewards": rewards[row, :n],
-            "terminated": terminated[row],
+            "terminated": np.array(terminated[row]),
         }
         for row, n in enumerate(length)
     ]

@@ -49,7 +49,7 @@ def read_replay(path: Path) -> list[Episode]:
             "observations": data["observations"][row_end - n - 1 : row_end],
             "actions": data["actions"][step_end - n : step_end],
             "rewards": data["rewards"][step_end - n : step_end],
-            "terminated": terminated,
+            "terminated": np.array(terminated),
         }
         for n, row_end, step_end, terminated in zip(
             lengths, row_ends, step_ends, data["terminated"], strict=True

@@ -146,7 +146,7 @@ def _own(
     """The id of jdql's own dataset in place of a Minari one, made if need be."""
     own = local_id(dataset_id, config.collect_steps)
     if reason:
-        log(f"{reason}; jdql's own {own} takes its place (it is not the same data)")
+        log(f"{reason}; jdql's own {own} takes its place (not the same data)")
     if minari.exists(own):
         return own
     if collect is None:
@@ -156,8 +156,12 @@ def _own(
     try:
         return collect(dataset_id, config.collect_steps, log=log)
     except ValueError as error:
-        prefix = f"{reason}; " if reason else ""
-        raise ValueError(f"{prefix}{error} ({minari.nearest(dataset_id)})") from error
+        if not reason:
+            raise
+        raise ValueError(
+            f"{reason}; {error}; run `minari download {dataset_id}` where there is a "
+            f"network ({minari.nearest(dataset_id)})"
+        ) from error
 
 
 def _fetch(dataset_id: str, log: Log) -> str:

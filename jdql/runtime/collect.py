@@ -83,7 +83,7 @@ def collect(
     if seed < 0:
         raise ValueError(f"the seed of a collection must not be negative, it is {seed}")
     target = local_id(dataset_id, steps, seed)
-    level = local_id(dataset_id).removeprefix("jdql/").removesuffix("-v0")
+    level = local_id(dataset_id).removeprefix("jdql/").rpartition("-v")[0]
     if level not in BEHAVIOURS and level not in REPLAYS:
         raise ValueError(
             f"jdql cannot collect '{dataset_id}': no behaviour policy is bundled for "

@@ -51,6 +51,12 @@ REFERENCES: dict[str, Reference] = {
             "D4RL's kitchen references (d4rl/infos.py): the number of tasks done, of 4",
         ),
         Reference(
+            "safety_halfcheetah",
+            -283.0,
+            2507.0,
+            "NeoRL-2's SafetyHalfCheetah references (polixir/NeoRL2, envs/info.py)",
+        ),
+        Reference(
             "bandit",
             0.0,
             5.0,

@@ -45,6 +45,9 @@ class EvalConfig:
     every: int = 50_000  # updates between evaluations (the authors': 50 epochs)
     episodes: int = 10  # per seed
     seed: int = 100  # offset of the environment seeds (the authors': seed + 100)
+    # Offline selection takes the evaluation whose bc_loss is the (top_k + 1)-th lowest;
+    # the authors tuned 0, 1 or 2 for each task.
+    top_k: int = 1
     # Key of the reference-score table (jdql/report/scores.py); "" reports returns only.
     reference: str = ""
 

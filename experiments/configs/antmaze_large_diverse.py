@@ -24,5 +24,6 @@ def get_config() -> Config:
         env="AntMaze_Large_Diverse_GR-v4",
         eta=3.5,
         grad_norm=7.0,
+        top_k=1,
         max_q_backup=True,
     )

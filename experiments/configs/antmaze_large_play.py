@@ -24,5 +24,6 @@ def get_config() -> Config:
         env="AntMaze_Large-v4",
         eta=4.5,
         grad_norm=10.0,
+        top_k=2,
         max_q_backup=True,
     )

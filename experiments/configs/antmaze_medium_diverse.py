@@ -24,5 +24,6 @@ def get_config() -> Config:
         env="AntMaze_Medium_Diverse_GR-v4",
         eta=3.0,
         grad_norm=1.0,
+        top_k=1,
         max_q_backup=True,
     )

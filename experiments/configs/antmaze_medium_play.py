@@ -24,6 +24,7 @@ def get_config() -> Config:
         env="AntMaze_Medium-v4",
         eta=2.0,
         grad_norm=2.0,
+        top_k=1,
         max_q_backup=True,
         lr=1e-3,
     )

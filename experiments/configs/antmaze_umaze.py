@@ -23,5 +23,6 @@ def get_config() -> Config:
         env="AntMaze_UMaze-v4",
         eta=0.5,
         grad_norm=2.0,
+        top_k=2,
         max_q_backup=False,
     )

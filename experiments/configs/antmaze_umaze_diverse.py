@@ -24,5 +24,6 @@ def get_config() -> Config:
         env="AntMaze_UMaze-v4",
         eta=2.0,
         grad_norm=3.0,
+        top_k=2,
         max_q_backup=True,
     )

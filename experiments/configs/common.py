@@ -52,7 +52,7 @@ _MAZES = {
 
 
 def locomotion(
-    env: str, level: str, *levels: str, grad_norm: float, name: str = ""
+    env: str, level: str, *levels: str, grad_norm: float, top_k: int, name: str = ""
 ) -> Config:
     """A MuJoCo locomotion task: 2000 epochs, eta 1, rewards as they are.
 
@@ -61,6 +61,7 @@ def locomotion(
       level: the Minari dataset, such as medium.
       *levels: further datasets, put behind it.
       grad_norm: the authors' bound of the gradient norm, of actor and critic.
+      top_k: the authors' rank of offline selection, see `EvalConfig.top_k`.
       name: the config's name; by default `<env>_<level>`.
     """
     ids = tuple(f"mujoco/{env}/{one}-v0" for one in (level, *levels))
@@ -69,7 +70,9 @@ def locomotion(
         agent=diffusion_ql.Config(eta=1.0, lr=3e-4, grad_norm=grad_norm),
         data=DataConfig(dataset=ids),
         train=TrainConfig(steps=2_000 * EPOCH),
-        eval=EvalConfig(env=_GYM[env], every=EVAL_EVERY, episodes=10, reference=env),
+        eval=EvalConfig(
+            env=_GYM[env], every=EVAL_EVERY, episodes=10, top_k=top_k, reference=env
+        ),
     )
 
 
@@ -80,6 +83,7 @@ def antmaze(
     env: str,
     eta: float,
     grad_norm: float,
+    top_k: int,
     max_q_backup: bool,
     lr: float = 3e-4,
 ) -> Config:
@@ -91,6 +95,7 @@ def antmaze(
       env: Gymnasium id; the maze is replaced by the one of evaluation.
       eta: weight of the Q term.
       grad_norm: bound of the gradient norm, of actor and critic.
+      top_k: rank of offline selection.
       max_q_backup: whether targets take the best of ten actions.
       lr: learning rate of the actor.
     """
@@ -104,17 +109,18 @@ def antmaze(
         ),
         data=DataConfig(dataset=(f"D4RL/antmaze/{task}-v1",), reward="antmaze"),
         train=TrainConfig(steps=1_000 * EPOCH),
-        eval=_robotics(env, "antmaze", kwargs),
+        eval=_robotics(env, "antmaze", top_k, kwargs),
     )
 
 
-def pen(level: str, *, eta: float, grad_norm: float) -> Config:
+def pen(level: str, *, eta: float, grad_norm: float, top_k: int) -> Config:
     """The Adroit pen: 1000 epochs, lr 3e-5, normalised rewards.
 
     Args:
       level: human or cloned.
       eta: weight of the Q term.
       grad_norm: bound of the gradient norm, of actor and critic.
+      top_k: rank of offline selection.
     """
     # D4RL's reference returns are those of episodes of 100 steps; Gymnasium's have 200.
     return Config(
@@ -122,12 +128,17 @@ def pen(level: str, *, eta: float, grad_norm: float) -> Config:
         agent=diffusion_ql.Config(eta=eta, lr=3e-5, grad_norm=grad_norm),
         data=DataConfig(dataset=(f"D4RL/pen/{level}-v2",), reward="normalize"),
         train=TrainConfig(steps=1_000 * EPOCH),
-        eval=_robotics("AdroitHandPen-v1", "pen", {"max_episode_steps": 100}),
+        eval=_robotics("AdroitHandPen-v1", "pen", top_k, {"max_episode_steps": 100}),
     )
 
 
 def kitchen(
-    level: str, *, tasks: tuple[str, ...], grad_norm: float, epochs: int = 1_000
+    level: str,
+    *,
+    tasks: tuple[str, ...],
+    grad_norm: float,
+    top_k: int,
+    epochs: int = 1_000,
 ) -> Config:
     """Franka kitchen: eta 0.005; the return counts the tasks done, four at most.
 
@@ -135,6 +146,7 @@ def kitchen(
       level: complete, partial or mixed.
       tasks: what is to be done, by the environment's names.
       grad_norm: bound of the gradient norm, of actor and critic.
+      top_k: rank of offline selection.
       epochs: length of training.
     """
     return Config(
@@ -143,7 +155,7 @@ def kitchen(
         data=DataConfig(dataset=(f"D4RL/kitchen/{level}-v2",)),
         train=TrainConfig(steps=epochs * EPOCH),
         eval=_robotics(
-            "FrankaKitchen-v1", "kitchen", {"tasks_to_complete": list(tasks)}
+            "FrankaKitchen-v1", "kitchen", top_k, {"tasks_to_complete": list(tasks)}
         ),
     )
 
@@ -153,7 +165,9 @@ def maze_map(rows: tuple[str, ...]) -> list[list[int | str]]:
     return [[int(c) if c.isdigit() else c for c in row] for row in rows]
 
 
-def _robotics(env: str, reference: str, kwargs: dict[str, Any]) -> EvalConfig:
+def _robotics(
+    env: str, reference: str, top_k: int, kwargs: dict[str, Any]
+) -> EvalConfig:
     """Evaluation in an environment of gymnasium-robotics."""
     return EvalConfig(
         env=env,
@@ -161,5 +175,6 @@ def _robotics(env: str, reference: str, kwargs: dict[str, Any]) -> EvalConfig:
         env_kwargs=kwargs,
         every=EVAL_EVERY,
         episodes=100,
+        top_k=top_k,
         reference=reference,
     )

@@ -18,4 +18,4 @@ from jdql.config import Config
 
 def get_config() -> Config:
     """The authors' settings for this task."""
-    return locomotion("halfcheetah", "medium", grad_norm=9.0)
+    return locomotion("halfcheetah", "medium", grad_norm=9.0, top_k=1)

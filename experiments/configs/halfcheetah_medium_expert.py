@@ -25,5 +25,6 @@ def get_config() -> Config:
         "medium",
         "expert",
         grad_norm=7.0,
+        top_k=0,
         name="halfcheetah_medium_expert",
     )

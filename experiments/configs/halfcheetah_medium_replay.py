@@ -19,4 +19,4 @@ from jdql.config import Config
 
 def get_config() -> Config:
     """The authors' settings for this task."""
-    return locomotion("halfcheetah", "medium-replay", grad_norm=2.0)
+    return locomotion("halfcheetah", "medium-replay", grad_norm=2.0, top_k=0)

@@ -20,5 +20,10 @@ from jdql.config import Config
 def get_config() -> Config:
     """The authors' settings for this task."""
     return locomotion(
-        "hopper", "medium", "expert", grad_norm=5.0, name="hopper_medium_expert"
+        "hopper",
+        "medium",
+        "expert",
+        grad_norm=5.0,
+        top_k=2,
+        name="hopper_medium_expert",
     )

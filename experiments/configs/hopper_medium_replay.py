@@ -18,4 +18,4 @@ from jdql.config import Config
 
 def get_config() -> Config:
     """The authors' settings for this task."""
-    return locomotion("hopper", "medium-replay", grad_norm=4.0)
+    return locomotion("hopper", "medium-replay", grad_norm=4.0, top_k=2)

@@ -22,5 +22,6 @@ def get_config() -> Config:
         "complete",
         tasks=("microwave", "kettle", "light switch", "slide cabinet"),
         grad_norm=9.0,
+        top_k=2,
         epochs=250,
     )

@@ -22,4 +22,5 @@ def get_config() -> Config:
         "mixed",
         tasks=("microwave", "kettle", "bottom burner", "light switch"),
         grad_norm=10.0,
+        top_k=0,
     )

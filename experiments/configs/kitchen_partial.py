@@ -22,4 +22,5 @@ def get_config() -> Config:
         "partial",
         tasks=("microwave", "kettle", "light switch", "slide cabinet"),
         grad_norm=10.0,
+        top_k=2,
     )

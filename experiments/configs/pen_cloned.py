@@ -17,4 +17,4 @@ from jdql.config import Config
 
 def get_config() -> Config:
     """The authors' settings for this task."""
-    return pen("cloned", eta=0.1, grad_norm=8.0)
+    return pen("cloned", eta=0.1, grad_norm=8.0, top_k=2)

@@ -17,4 +17,4 @@ from jdql.config import Config
 
 def get_config() -> Config:
     """The authors' settings for this task."""
-    return pen("human", eta=0.15, grad_norm=7.0)
+    return pen("human", eta=0.15, grad_norm=7.0, top_k=2)

@@ -20,5 +20,10 @@ from jdql.config import Config
 def get_config() -> Config:
     """The authors' settings for this task."""
     return locomotion(
-        "walker2d", "medium", "expert", grad_norm=5.0, name="walker2d_medium_expert"
+        "walker2d",
+        "medium",
+        "expert",
+        grad_norm=5.0,
+        top_k=1,
+        name="walker2d_medium_expert",
     )

@@ -23,7 +23,11 @@ Program = Callable[[flags.FlagValues, list[Override]], int]
 
 
 def run(
-    program: Program, define: Define, doc: str, argv: Sequence[str] | None = None
+    program: Program,
+    define: Define,
+    doc: str,
+    argv: Sequence[str] | None = None,
+    rest: str = "",
 ) -> int:
     """Reads a command line and runs a program with it.
 
@@ -32,6 +36,7 @@ def run(
       define: defines the program's flags on the values that it is given.
       doc: the text above the flags in `--help`.
       argv: the arguments, without the program's name; None takes the process's own.
+      rest: name of the list flag that takes the arguments without --; "" allows none.
 
     Returns:
       The exit status: the program's, 1 after a mistake, 130 after Ctrl-C.
@@ -39,13 +44,16 @@ def run(
     arguments = list(sys.argv[1:] if argv is None else argv)
     values = flags.FlagValues()
     define(values)
+    values.set_gnu_getopt()  # options may follow the arguments without --
     if any(argument in _HELP for argument in arguments):
         print(f"{doc.rstrip()}\n\n{_flag_help(values)}")
         return 0
     try:
         others, overrides = split_overrides(arguments)
         left = values(["", *others])[1:]
-        if left:
+        if left and rest:
+            values[rest].value = [*(values[rest].value or []), *left]
+        elif left:
             raise ValueError(f"{left[0]!r} is no option: options begin with --")
         return program(values, overrides)
     except (flags.Error, ValueError, OSError) as error:

@@ -22,17 +22,23 @@ SELECTIONS = {
 }
 
 
+Point = tuple[int, float]  # updates done, score or return
+Curve = list[Point]  # of one seed
+
+
 class Selection(NamedTuple):
     """One way of choosing among evaluations: a value per seed, and over the seeds.
 
     `std` is the population standard deviation over seeds (0 for one seed).  `steps` is
     the update count of the chosen evaluation, per seed; for `last_ten`, of the newest.
+    `meaning` says in words what was chosen.
     """
 
     mean: float
     std: float
     per_seed: dict[int, float]
     steps: dict[int, int]
+    meaning: str
 
 
 class Summary(NamedTuple):
@@ -61,21 +67,56 @@ def summarise(rows: Iterable[Mapping[str, Any]]) -> Summary:
     Raises:
       ValueError: there are no rows.
     """
-    table = sorted(rows, key=lambda row: (row["seed"], row["step"]))
-    if not table:
-        raise ValueError("nothing to summarise: the run has no evaluation yet")
-    scored = all(row.get("score_mean") is not None for row in table)
-    column = "score_mean" if scored else "return_mean"
-    curves: dict[int, list[tuple[int, float]]] = {}
-    for row in table:
-        curves.setdefault(row["seed"], []).append((row["step"], row[column]))
+    table = _sorted(rows)
+    unit, curves = seed_curves(table)
     return Summary(
-        unit="score" if scored else "return",
+        unit=unit,
         dataset=_names(table, "dataset"),
         environment=_names(table, "env"),
         evaluations=max(len(curve) for curve in curves.values()),
-        selections={name: _select(name, curves) for name in SELECTIONS},
+        selections={
+            name: gather({s: choose(c) for s, c in curves.items()}, SELECTIONS[name])
+            for name, choose in CHOICES.items()
+        },
     )
+
+
+def seed_curves(rows: Iterable[Mapping[str, Any]]) -> tuple[str, dict[int, Curve]]:
+    """The evaluations of each seed, in the order of their updates.
+
+    Returns:
+      The unit, "score" where every row has one and "return" otherwise; and per seed the
+      pairs of update count and value in that unit.
+
+    Raises:
+      ValueError: there are no rows.
+    """
+    table = _sorted(rows)
+    scored = all(row.get("score_mean") is not None for row in table)
+    column = "score_mean" if scored else "return_mean"
+    curves: dict[int, Curve] = {}
+    for row in table:
+        curves.setdefault(row["seed"], []).append((row["step"], row[column]))
+    return "score" if scored else "return", curves
+
+
+def gather(chosen: Mapping[int, Point], meaning: str) -> Selection:
+    """Puts the pair of update count and value that each seed chose together."""
+    values = np.array([value for _, value in chosen.values()])
+    return Selection(
+        mean=float(values.mean()),
+        std=float(values.std()),
+        per_seed={seed: value for seed, (_, value) in chosen.items()},
+        steps={seed: step for seed, (step, _) in chosen.items()},
+        meaning=meaning,
+    )
+
+
+def _sorted(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    table = sorted(rows, key=lambda row: (row["seed"], row["step"]))
+    if not table:
+        raise ValueError("nothing to summarise: the run has no evaluation yet")
+    return table
 
 
 def _names(rows: list[Mapping[str, Any]], field: str) -> str:
@@ -83,31 +124,20 @@ def _names(rows: list[Mapping[str, Any]], field: str) -> str:
     return " + ".join(sorted({str(row[field]) for row in rows}))
 
 
-def _select(name: str, curves: dict[int, list[tuple[int, float]]]) -> Selection:
-    chosen = {seed: _CHOICES[name](curve) for seed, curve in curves.items()}
-    values = np.array([value for _, value in chosen.values()])
-    return Selection(
-        mean=float(values.mean()),
-        std=float(values.std()),
-        per_seed={seed: value for seed, (_, value) in chosen.items()},
-        steps={seed: step for seed, (step, _) in chosen.items()},
-    )
-
-
-def _last(curve: list[tuple[int, float]]) -> tuple[int, float]:
+def _last(curve: Curve) -> Point:
     return curve[-1]
 
 
-def _last_ten(curve: list[tuple[int, float]]) -> tuple[int, float]:
+def _last_ten(curve: Curve) -> Point:
     values = [value for _, value in curve[-WINDOW:]]
     return curve[-1][0], float(np.mean(values))
 
 
-def _best(curve: list[tuple[int, float]]) -> tuple[int, float]:
+def _best(curve: Curve) -> Point:
     return max(curve, key=lambda point: point[1])  # the earliest among equals
 
 
-_CHOICES = {"last": _last, "last_ten": _last_ten, "best": _best}
+CHOICES = {"last": _last, "last_ten": _last_ten, "best": _best}
 
 
 def format_summary(summary: Summary) -> str:
@@ -117,39 +147,34 @@ def format_summary(summary: Summary) -> str:
       Lines without a trailing newline: what was measured, then one line per selection
       with mean and std over seeds, each seed's value, and what the selection means.
     """
-    seeds = list(summary.selections["last"].per_seed)
-    head = [
-        "selection",
-        "mean",
-        "std",
-        *(f"seed {seed}" for seed in seeds),
-        "what it is",
-    ]
-    lines = [head] + [
+    chosen = summary.selections
+    seeds = list(next(iter(chosen.values())).per_seed)
+    names = [f"seed {seed}" for seed in seeds]
+    lines = [["selection", "mean", "std", *names, "what it is"]] + [
         [
             name.replace("_", " "),
-            f"{chosen.mean:.1f}",
-            f"{chosen.std:.1f}",
-            *(f"{chosen.per_seed[seed]:.1f}" for seed in seeds),
-            SELECTIONS[name],
+            f"{one.mean:.1f}",
+            f"{one.std:.1f}",
+            *(f"{one.per_seed[seed]:.1f}" for seed in seeds),
+            one.meaning,
         ]
-        for name, chosen in summary.selections.items()
+        for name, one in chosen.items()
     ]
     title = (
         f"{summary.unit} on {summary.environment}, trained on {summary.dataset}, "
         f"{len(seeds)} seed(s), {summary.evaluations} evaluation(s)"
     )
-    return "\n".join([title, *_aligned(lines)])
+    return "\n".join([title, *aligned(lines)])
 
 
-def _aligned(lines: list[list[str]]) -> list[str]:
-    """Numbers to the right, the first and the last column to the left."""
+def aligned(lines: list[list[str]]) -> list[str]:
+    """Rows of cells as lines: the first and the last column left, the others right."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return [
         "  ".join(
             [line[0].ljust(widths[0])]
             + [c.rjust(w) for c, w in zip(line[1:-1], widths[1:-1], strict=True)]
             + [line[-1]]
-        )
+        ).rstrip()
         for line in lines
     ]

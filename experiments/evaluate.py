@@ -3,9 +3,11 @@
     python -m experiments.evaluate --run=runs/walker2d_medium
     python -m experiments.evaluate --run=runs/walker2d_medium --step=best --episodes=100
     python -m experiments.evaluate --run=runs/walker2d_medium --seed=3
+    python -m experiments.evaluate --run=runs/walker2d_medium --selection=all
 
 With the number of episodes that training used, `last` gives the scores that training
-printed at its end, and `best` each seed's best one.
+printed at its end, and `best` each seed's best one.  `--selection` plays nothing: it
+compares the rules of model selection on the evaluations that training recorded.
 """
 
 from __future__ import annotations
@@ -43,15 +45,38 @@ def define(values: flags.FlagValues) -> None:
         lower_bound=1,
         flag_values=values,
     )
+    flags.DEFINE_list(
+        "selection",
+        None,
+        "of the recorded evaluations: all, or some of online,offline,"
+        "offline_as_coded,last,last_ten; plays nothing",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "top_k",
+        None,
+        "rank from 0 of offline selection; the config's own without it",
+        lower_bound=0,
+        flag_values=values,
+    )
 
 
 def program(values: flags.FlagValues, overrides: list[Override]) -> int:
-    """Evaluates and prints a line for each seed."""
+    """Evaluates and prints a line for each seed, or compares selections."""
     if overrides:
         raise ValueError(f"a run keeps its settings: drop --config.{overrides[0].path}")
     if not values.run:
         raise ValueError("give --run=FOLDER, a folder that experiments.run made")
     config = run_folder.load(values.run)
+    if values["selection"].present:
+        for name in ("step", "episodes"):
+            if values[name].present:
+                raise ValueError(f"--selection plays nothing: drop --{name}")
+        top_k = config.eval.top_k if values.top_k is None else values.top_k
+        print(select(Path(values.run), values.selection, top_k, values.seed))
+        return 0
+    if values.top_k is not None:
+        raise ValueError("--top_k belongs to --selection: give both")
     if not config.eval.env:
         raise ValueError(f"the config of {values.run} names no environment")
     episodes = values.episodes or config.eval.episodes
@@ -69,6 +94,36 @@ def program(values: flags.FlagValues, overrides: list[Override]) -> int:
     )
     print(format_rows(rows, values.step))
     return 0
+
+
+def select(folder: Path, names: list[str], top_k: int, seed: int | None = None) -> str:
+    """The table of model selection, from a run's files alone.
+
+    Args:
+      folder: the run folder.
+      names: of `jdql.report.selection.NAMES`, or "all" alone.
+      top_k: rank of the offline rules, from 0.
+      seed: one seed of the run; None takes all.
+
+    Raises:
+      ValueError: no evaluation, no such seed, or a rule cannot be applied.
+    """
+    from jdql.report import selection
+    from jdql.runtime.metrics import read_rows
+
+    rows = read_rows(folder / "evaluations.jsonl")
+    if not rows:
+        raise ValueError(f"{folder} has no evaluation yet: there is nothing to choose")
+    seeds = sorted({row["seed"] for row in rows})
+    if seed is not None and seed not in seeds:
+        raise ValueError(f"{folder} has no seed {seed}: its seeds are {seeds}")
+    summary = selection.select(
+        [row for row in rows if seed in (None, row["seed"])],
+        read_rows(folder / "metrics.jsonl"),
+        selection.NAMES if names == ["all"] else names,
+        top_k,
+    )
+    return selection.format_selection(summary)
 
 
 def evaluate(

@@ -73,12 +73,15 @@ def launch(config: Config, asked: str = "") -> int:
       OSError: a file cannot be read or written.
     """
     from jdql.data import sources
+    from jdql.envs import simulator
     from jdql.runtime import collect, train
 
     make = importlib.import_module(type(config.agent).__module__).make
     chosen, resume = run_folder.choose(config, asked)
+    if config.eval.env:  # a simulator that is not there is told before data is made
+        simulator.make(config.eval).close()
     source = sources.load(config.data, collect=collect.collect, log=tell)
-    if resume:
+    if resume and chosen:
         run_folder.check_data(chosen, source.id)
     # The folder comes after the data: a command that cannot run leaves none behind.
     folder = chosen or run_folder.claim(config.name)

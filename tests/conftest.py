@@ -1,0 +1,51 @@
+"""What every test gets: two devices, no stray files, no network, cached programs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+CACHE = ROOT / "build" / "xla-cache"
+
+# Before JAX is imported: two CPU devices, so that sharding is in every test's way.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_force_host_platform_device_count=2 --xla_cpu_multi_thread_eigen=false",
+)
+os.environ["HF_HUB_OFFLINE"] = "1"
+# Programs that tests start find the packages without an installation.
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))
+)
+
+
+def pytest_configure() -> None:
+    """Settles JAX before any test module is imported."""
+    import jax
+
+    jax.config.update("jax_compilation_cache_dir", str(CACHE))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _datasets(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Minari's folder of datasets is empty and goes when the tests are over."""
+    os.environ["MINARI_DATASETS_PATH"] = str(tmp_path_factory.mktemp("minari"))
+
+
+@pytest.fixture(autouse=True)
+def _working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder of its own: MuJoCo writes a log into the working directory."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of recorded numbers and real data, where there is one."""
+    folder = Path(os.environ.get("JDQL_SHARED", ROOT.parent / "shared"))
+    if not folder.is_dir():
+        pytest.skip(f"no folder {folder.name!r} beside the repository (JDQL_SHARED)")
+    return folder

@@ -146,6 +146,8 @@ def evaluate(
     """
     import jax
 
+    from jdql.agents.base import scaled
+    from jdql.data.normalize import blank
     from jdql.envs.references import normalized
     from jdql.runtime import checkpoint, distributed
     from jdql.runtime.evaluate import Rollouts, versions
@@ -163,9 +165,8 @@ def evaluate(
     spec = DataSpec(
         **{k: tuple(v) if isinstance(v, list) else v for k, v in saved["spec"].items()}
     )
-    agent = importlib.import_module(type(config.agent).__module__).make(
-        config.agent, spec
-    )
+    make = importlib.import_module(type(config.agent).__module__).make
+    agent = scaled(make(config.agent, spec), blank(config.data, spec.observation_dim))
     keys = jax.random.split(jax.random.key(0), len(saved["seeds"]))
     stacked = jax.eval_shape(jax.vmap(lambda key: agent.policy(agent.init(key))), keys)
     policies = checkpoint.restore_policy(checkpoints, stacked, step, member)

@@ -20,7 +20,18 @@ class DataConfig:
     # auto: local Minari copy, else download, else collect with the bundled policy;
     # minari: never collect; local: always the dataset that jdql collects itself.
     source: str = "auto"
-    reward: str = "none"  # none | normalize | antmaze
+    # none | normalize | antmaze | package.module:function, of a dataset to a dataset
+    reward: str = "none"
+    # Names of an .npz file's columns, "observations=s,actions=a,rewards=r,terminals=d"
+    # and perhaps timeouts and next_observations; "" knows jdql's names and NeoRL-2's.
+    columns: str = ""
+    # Keeps these episodes, counted over all of the data: "0:14", "14:" or ":-4", as
+    # Python slices a list; "" keeps all.
+    episodes: str = ""
+    # Observations to mean 0 and deviation 1 over the training data (the authors do
+    # not), and columns of them that agents see as 0.  Both are saved with the policy.
+    standardize: bool = False
+    ignore: tuple[int, ...] = ()
     collect_steps: int = 1_000_000  # size of a dataset that jdql collects itself
 
 

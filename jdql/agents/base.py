@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from jdql.data.dataset import Dataset
+from jdql.data.normalize import Scaling
 from jdql.types import Array, DataSpec, Float, PRNGKeyArray
 
 State = Any  # the agent's own TrainState: arrays only
@@ -60,6 +61,35 @@ class Learner(NamedTuple):
 
 
 Maker = Callable[[Any, DataSpec], Agent]
+
+
+class ScaledPolicy(NamedTuple):
+    """A policy and the scaling of the observations that it was trained on."""
+
+    scaling: Scaling
+    policy: Policy
+
+
+def scaled(agent: Agent, scaling: Scaling | None) -> Agent:
+    """The agent that acts on raw observations though it learns from scaled ones.
+
+    Args:
+      agent: an agent whose dataset holds scaled observations.
+      scaling: what they were scaled by; None returns the agent as it is.
+
+    Returns:
+      An agent whose policy is a `ScaledPolicy`, so that it is saved with its scaling.
+    """
+    if scaling is None:
+        return agent
+
+    def policy(state: State) -> ScaledPolicy:
+        return ScaledPolicy(scaling, agent.policy(state))
+
+    def act(policy: ScaledPolicy, carry: Carry, observation, key):
+        return agent.act(policy.policy, carry, policy.scaling(observation), key)
+
+    return agent._replace(policy=policy, act=act)
 
 
 def no_carry() -> tuple[()]:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jdql.data.normalize import Scaling
 from jdql.types import Array, Bool, DataSpec, Float, Int
 
 # Actions may lie outside their bounds by this much: float32 against float64 bounds.
@@ -45,13 +46,15 @@ class Source(NamedTuple):
     `id` names the data that was really read and goes into every result: it is the id
     of jdql's own collection where Minari's was not to be had.  `data_return` is the
     mean and standard deviation of the behaviour's undiscounted return, in the
-    environment's own reward (before any transform).
+    environment's own reward (before any transform).  `scaling` is what the observations
+    were scaled by; None, as they are.
     """
 
     id: str
     dataset: Dataset
     spec: DataSpec
     data_return: tuple[float, float] = (float("nan"), float("nan"))
+    scaling: Scaling | None = None
 
 
 def from_arrays(
@@ -241,6 +244,29 @@ def concatenate(datasets: Sequence[Dataset]) -> Dataset:
     ]
     fields: Any = [np.concatenate(field) for field in zip(*shifted, strict=True)]
     return Dataset(*fields)
+
+
+def select_episodes(dataset: Dataset, episodes: str) -> Dataset:
+    """The episodes of a slice such as "0:14", in their order.
+
+    Raises:
+      ValueError: the text is no slice, or it selects nothing.
+    """
+    count = len(dataset.episode_ends)
+    try:
+        first, last = (int(part) if part else None for part in episodes.split(":"))
+    except ValueError:
+        raise ValueError(
+            f"data.episodes must be FIRST:LAST, such as 0:14, it is '{episodes}'"
+        ) from None
+    kept = range(count)[first:last]
+    if not kept:
+        raise ValueError(f"data.episodes={episodes} keeps none of {count} episodes")
+    bounds = [0, *dataset.episode_ends.tolist()]
+    begin, end = bounds[kept.start], bounds[kept.stop]
+    rows: Any = [field[begin:end] for field in dataset[:-1]]
+    ends = dataset.episode_ends[kept.start : kept.stop] - np.int32(begin)
+    return Dataset(*rows, episode_ends=ends)
 
 
 def episode_returns(dataset: Dataset) -> np.ndarray:

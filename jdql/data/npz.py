@@ -10,6 +10,7 @@ episode that did not truly end has no successor and is dropped.
 
 from __future__ import annotations
 
+import os
 import zipfile
 from pathlib import Path
 from typing import NamedTuple
@@ -33,6 +34,55 @@ class Columns(NamedTuple):
 OWN = Columns()
 NEORL = Columns("obs", "action", "reward", "done", "truncated", "next_obs")
 LAYOUTS = (OWN, NEORL)  # those that `read` tells apart by itself
+# Where the files of a folder come from, for those who lack one.
+ORIGINS = {
+    "neorl2": "github.com/polixir/neorl2_dataset has it under scripts/dataset",
+}
+
+
+def columns(text: str) -> Columns | None:
+    """The layout that "observations=s,actions=a,..." declares; None for "".
+
+    A column that is not named keeps jdql's own name.
+
+    Raises:
+      ValueError: the text does not read so.
+    """
+    if not text:
+        return None
+    pairs = [pair.partition("=") for pair in text.replace(" ", "").split(",")]
+    for field, _, name in pairs:
+        if field not in Columns._fields or not name:
+            raise ValueError(
+                f"data.columns must be like observations=s,actions=a with the columns "
+                f"{', '.join(Columns._fields)}; it is '{text}'"
+            )
+    return Columns(**{field: name for field, _, name in pairs})
+
+
+def shared_folder() -> Path:
+    """The folder of recorded data: $JDQL_SHARED, or `shared` beside the repository."""
+    beside = Path(__file__).resolve().parents[3] / "shared"
+    return Path(os.environ.get("JDQL_SHARED") or beside)
+
+
+def locate(name: str) -> Path:
+    """The file of that name: where it says, or else in `data` of the shared folder.
+
+    Raises:
+      FileNotFoundError: it is in neither place.
+    """
+    path = Path(name).expanduser()
+    places = [path] if path.is_absolute() else [path, shared_folder() / "data" / path]
+    for place in places:
+        if place.is_file():
+            return place
+    origin = ORIGINS.get(path.parent.name)
+    raise FileNotFoundError(
+        f"there is no file {' nor '.join(map(str, places))}"
+        + (f": {origin}; save it as {places[-1]}" if origin else "")
+        + " or name another one with --config.data.dataset=FILE.npz"
+    )
 
 
 def read(path: str | Path, columns: Columns | None = None) -> Source:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 from collections.abc import Callable
 
 import numpy as np
@@ -47,16 +48,33 @@ TRANSFORMS: dict[str, Transform] = {
 
 
 def by_name(name: str) -> Transform:
-    """The transform of that name.
+    """The transform of that name, or the function `package.module:function`.
 
     Raises:
       ValueError: there is none.
     """
+    if ":" in name:
+        return _imported(name)
     if name not in TRANSFORMS:
         nearest = difflib.get_close_matches(name, TRANSFORMS, 1)
         hint = f"; did you mean '{nearest[0]}'?" if nearest else ""
         raise ValueError(
             f"no reward transform is called '{name}'{hint} (allowed: "
-            f"{', '.join(TRANSFORMS)})"
+            f"{', '.join(TRANSFORMS)}, or package.module:function)"
         )
     return TRANSFORMS[name]
+
+
+def _imported(name: str) -> Transform:
+    module_name, _, function_name = name.partition(":")
+    try:
+        function = vars(importlib.import_module(module_name)).get(function_name)
+    except ImportError as error:
+        raise ValueError(
+            f"data.reward={name}: {module_name} cannot be imported ({error})"
+        ) from error
+    if not callable(function):
+        raise ValueError(
+            f"data.reward={name}: {module_name} has no function '{function_name}'"
+        )
+    return function

@@ -15,8 +15,8 @@ import importlib
 from collections.abc import Callable, Mapping
 
 from jdql.config import DataConfig
-from jdql.data import d4rl, minari, npz, rewards
-from jdql.data.dataset import Source, check, concatenate, data_return
+from jdql.data import d4rl, minari, normalize, npz, rewards
+from jdql.data.dataset import Source, check, concatenate, data_return, select_episodes
 from jdql.types import DataSpec
 
 DEFAULT_STEPS = DataConfig().collect_steps
@@ -36,7 +36,7 @@ def load(
     """Reads, concatenates, checks and transforms what a config names.
 
     Args:
-      config: `dataset`, `source`, `reward` and `collect_steps` are used.
+      config: Every field is used.
       collect: Makes jdql's own datasets; without it nothing is ever collected.
       log: Receives lines that say what was read, and from where.
 
@@ -61,21 +61,23 @@ def load(
     parts = [_read(entry, config, collect, log) for entry in config.dataset]
     for part in parts:
         check(part.dataset, part.spec, name=part.id)
-    source = _join(parts)
+    source = _choose(_join(parts), config.episodes)
     mean, std = source.data_return
     log(
         f"data: {source.id}, {source.dataset.size:,} transitions in "
         f"{len(source.dataset.episode_ends):,} episodes, mean return {mean:.1f} "
         f"(std {std:.1f}), rewards: {config.reward}"
     )
-    return source._replace(dataset=transform(source.dataset))
+    source = source._replace(dataset=transform(source.dataset))
+    return apply_scaling(source, normalize.fit(source.dataset.observation, config))
 
 
 def _read(entry: str, config: DataConfig, collect: Collect | None, log: Log) -> Source:
     if entry.endswith((".hdf5", ".h5")):
         return d4rl.read(entry)
     if entry.endswith(".npz"):
-        return npz.read(entry)
+        file = npz.read(npz.locate(entry), npz.columns(config.columns))
+        return file._replace(id=entry)
     if ":" in entry and "://" not in entry:
         return _call(entry)
     if not minari.is_id(entry):
@@ -85,6 +87,27 @@ def _read(entry: str, config: DataConfig, collect: Collect | None, log: Log) -> 
             f"package.module:function ({minari.nearest(entry)})"
         )
     return minari.read(locate(entry, config, collect=collect, log=log))
+
+
+def _choose(source: Source, episodes: str) -> Source:
+    """Keeps the episodes of a slice, which the id then tells."""
+    if not episodes:
+        return source
+    dataset = select_episodes(source.dataset, episodes)
+    name = f"{source.id}[{episodes}]"
+    return source._replace(id=name, dataset=dataset, data_return=data_return(dataset))
+
+
+def apply_scaling(source: Source, scaling: normalize.Scaling | None) -> Source:
+    """The source with its observations scaled, perhaps by other data's statistics."""
+    if scaling is None:
+        return source
+    data = source.dataset
+    dataset = data._replace(
+        observation=scaling(data.observation),
+        next_observation=scaling(data.next_observation),
+    )
+    return source._replace(dataset=dataset, scaling=scaling)
 
 
 def _call(entry: str) -> Source:

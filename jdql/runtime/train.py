@@ -21,7 +21,7 @@ import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from jdql.agents.base import Agent, Maker, State
+from jdql.agents.base import Agent, Maker, State, scaled
 from jdql.config import Config
 from jdql.data.dataset import Dataset, Source
 from jdql.envs.references import normalized
@@ -113,7 +113,7 @@ def make_chunk(
     def chunk(states: State, members: Members, dataset: Dataset):
         return mapped((states, members), dataset)
 
-    return jax.jit(chunk, donate_argnums=0)
+    return jax.jit(chunk, donate_argnums=distributed.donated(mesh, 0))
 
 
 def run(
@@ -166,7 +166,7 @@ class _Run:
         self.config, self.source, self.log = config, source, log
         self.seeds = list(range(config.seed, config.seed + config.seeds))
         self.mesh = distributed.member_mesh(config.seeds)
-        self.agent = make(config.agent, source.spec)
+        self.agent = scaled(make(config.agent, source.spec), source.scaling)
         self.rollouts = None
         if config.eval.env and config.eval.episodes:
             self.rollouts = stack.enter_context(

@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -117,13 +118,20 @@ def select(folder: Path, names: list[str], top_k: int, seed: int | None = None) 
     seeds = sorted({row["seed"] for row in rows})
     if seed is not None and seed not in seeds:
         raise ValueError(f"{folder} has no seed {seed}: its seeds are {seeds}")
-    summary = selection.select(
-        [row for row in rows if seed in (None, row["seed"])],
-        read_rows(folder / "metrics.jsonl"),
-        selection.NAMES if names == ["all"] else names,
-        top_k,
-    )
-    return selection.format_selection(summary)
+    rows = [row for row in rows if seed in (None, row["seed"])]
+    note = ""
+    if names == ["all"]:
+        names = list(selection.NAMES)
+        fewest = min(Counter(row["seed"] for row in rows).values())
+        if fewest <= top_k:  # a short run still has the others
+            names = [name for name in names if not name.startswith("offline")]
+            note = (
+                f"\noffline is left out: with top_k={top_k} it needs {top_k + 1} "
+                f"evaluations, and there are {fewest}"
+            )
+    metrics = read_rows(folder / "metrics.jsonl")
+    summary = selection.select(rows, metrics, names, top_k)
+    return selection.format_selection(summary) + note
 
 
 def evaluate(

@@ -121,15 +121,17 @@ def _offline(
         losses = window_losses([m for m in metrics if m["seed"] == seed], curve)
         points[seed] = curve[_OFFLINE[name](losses, top_k)]
     if name == "offline":
-        return points, f"the evaluation of the {_ordinal(top_k + 1)} lowest {LOSS}"
+        return points, f"the evaluation of the {_ordinal(top_k + 1)}lowest {LOSS}"
     return points, f"the authors' program, its index fault kept (top_k={top_k})"
 
 
 def _ordinal(number: int) -> str:
-    """1st, 2nd, 3rd, 4th, ..."""
+    """What stands before "lowest": nothing for 1, then "2nd-", "3rd-", "4th-", ..."""
+    if number == 1:
+        return ""
     teen = number % 100 in (11, 12, 13)
     suffix = {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
-    return f"{number}{'th' if teen else suffix}"
+    return f"{number}{'th' if teen else suffix}-"
 
 
 def window_losses(metrics: Iterable[Mapping[str, Any]], curve: Curve) -> list[float]:
@@ -176,7 +178,7 @@ def format_selection(summary: Summary) -> str:
         [
             name.replace("_", " "),
             *(str(one.steps[seed]) for seed in seeds),
-            "(and the nine before)" if name == "last_ten" else "",
+            "(the newest of those averaged)" if name == "last_ten" else "",
         ]
         for name, one in chosen.items()
     ]

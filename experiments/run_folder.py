@@ -63,8 +63,10 @@ def _from_json(value: Any, hint: Any, path: str = "") -> Any:
     if isinstance(value, list):
         options = (hint, *typing.get_args(hint))  # the arms of `tuple[...] | None`
         shapes = [h for h in options if typing.get_origin(h) is tuple]
-        item = typing.get_args(shapes[0])[0] if shapes else Any
-        parts = [_from_json(part, item) for part in value]
+        items = typing.get_args(shapes[0]) if shapes else (Any, ...)
+        if items[-1] is Ellipsis:
+            items = items[:1] * len(value)
+        parts = [_from_json(p, item) for p, item in zip(value, items, strict=True)]
         return tuple(parts) if shapes else parts
     if not (isinstance(hint, type) and dataclasses.is_dataclass(hint)):
         return value

@@ -7,7 +7,11 @@ nothing but the standard library, so that the command line answers at once.
 from __future__ import annotations
 
 import dataclasses
+import difflib
+import typing
 from typing import Any
+
+SWEPT = "agent."  # what can be swept is called agent.FIELD, in records too
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +83,9 @@ class Config:
 
     `agent` is an instance of the `Config` of a module in `jdql.agents`; that module's
     `make` builds the agent.  `seeds` consecutive seeds from `seed` on are trained in
-    one process; None means 16 on an accelerator and 4 on a CPU.
+    one process; None means 16 on an accelerator and 4 on a CPU.  `sweep` multiplies
+    them: its entries are a float setting of the agent, such as "agent.eta", and its
+    values, and every combination of values is trained with every seed.
     """
 
     name: str
@@ -90,3 +96,34 @@ class Config:
     run: RunConfig = RunConfig()
     seed: int = 0
     seeds: int | None = None
+    sweep: tuple[tuple[str, tuple[float, ...]], ...] = ()
+
+
+def check_sweep(config: Config) -> None:
+    """Refuses a sweep of what is no float setting of the agent.
+
+    Raises:
+      ValueError: no such setting, one that is no float, a setting named twice, or one
+        without values or with equal ones.
+    """
+    hints = typing.get_type_hints(type(config.agent))
+    floats = [n for n, hint in hints.items() if float in (hint, *typing.get_args(hint))]
+    known = [SWEPT + name for name in floats]
+    names = [name for name, _ in config.sweep]
+    for name, values in config.sweep:
+        field = name.removeprefix(SWEPT)
+        if name.startswith(SWEPT) and field in hints and field not in floats:
+            raise ValueError(
+                f"{name} cannot be swept: it is no float, so its values need programs "
+                f"of their own. Start a run for each: --config.{name}=VALUE"
+            )
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+            raise ValueError(
+                f"{name} cannot be swept: the float settings of the agent can, and the "
+                f"nearest of them is {', '.join(nearest)}"
+            )
+        if names.count(name) > 1 or not values or len(set(values)) < len(values):
+            raise ValueError(
+                f"{name} must be swept once, over different values; got {values}"
+            )

@@ -4,6 +4,9 @@ Members (seeds, and swept hyper-parameters) are the leading axis of every stacke
 That axis is sharded over a mesh.  Within a device an accelerator takes its members all
 at once (vmap: nearly free until the chip is full), and a CPU core takes them one after
 another (vmap would cost it a quarter more for each).
+
+The mesh may span several processes; what those tell each other is in
+`jdql.runtime.processes`.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ PRECISIONS = {
     "tf32": "tensorfloat32",
     "bfloat16": "bfloat16",
 }
+_FORCED = "xla_force_host_platform_device_count"
 
 
 def _largest_divisor(number: int, most: int) -> int:
@@ -44,10 +48,12 @@ def configure(
 
     Makes each CPU core a device of one thread, where that divides the members; this
     changes nothing on an accelerator.  A device a core beats one device of many
-    threads: the matrices of these networks are too small to be worth splitting.
+    threads: the matrices of these networks are too small to be worth splitting.  A
+    number of devices that XLA_FLAGS forces is kept.
 
     Args:
-      members: how many will be trained; None: as many as a CPU trains by default.
+      members: how many will be trained; None: as many as a CPU trains by default; 0:
+        not known yet, so that every core is a device.
       precision: of matrix products, a key of `PRECISIONS`.  Without it JAX would take
         TF32 for float32 on a GPU.
       cache: folder of the persistent compilation cache; "" for none.
@@ -64,10 +70,13 @@ def configure(
         folder = os.path.expanduser(cache)
         jax.config.update("jax_compilation_cache_dir", folder)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-    devices = _largest_divisor(members or ON_CPU, usable_cores())
+    flags = os.environ.get("XLA_FLAGS", "")
+    if _FORCED in flags:
+        return
+    members = ON_CPU if members is None else members
+    devices = _largest_divisor(members, usable_cores())
     jax.config.update("jax_num_cpu_devices", devices)
     if devices > 1:
-        flags = os.environ.get("XLA_FLAGS", "")
         os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".strip()
 
 
@@ -77,15 +86,37 @@ def on_cpu() -> bool:
 
 
 def default_members() -> int:
-    """Seeds in one process when the user names no number."""
-    return ON_CPU if on_cpu() else ON_ACCELERATOR
+    """Seeds in one run when the user names no number, a multiple of the processes."""
+    fewest = ON_CPU if on_cpu() else ON_ACCELERATOR
+    return -(-fewest // jax.process_count()) * jax.process_count()
 
 
 def member_mesh(members: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh over the largest number of devices that divides `members`."""
+    """A mesh for `members`, which every process of a run shares.
+
+    Each process takes an equal part of the members, in the order of its number, and of
+    its devices the largest number that divides that part.
+
+    Args:
+      members: S.
+      devices: to choose from; all by default.
+
+    Raises:
+      ValueError: the members do not divide evenly among the processes.
+    """
     devices = jax.devices() if devices is None else devices
-    count = _largest_divisor(members, len(devices))
-    return Mesh(np.asarray(devices[:count]), (AXIS,), axis_types=(AxisType.Auto,))
+    owners = sorted({device.process_index for device in devices})
+    if members % len(owners):
+        below = members // len(owners) * len(owners)
+        fitting = " or ".join(str(n) for n in (below, below + len(owners)) if n)
+        raise ValueError(
+            f"{members} members do not divide among {len(owners)} processes: take "
+            f"{fitting} (seeds times the values of a sweep)"
+        )
+    theirs = [[d for d in devices if d.process_index == owner] for owner in owners]
+    count = _largest_divisor(members // len(owners), min(map(len, theirs)))
+    chosen = [device for own in theirs for device in own[:count]]
+    return Mesh(np.asarray(chosen), (AXIS,), axis_types=(AxisType.Auto,))
 
 
 def sharded(mesh: Mesh) -> NamedSharding:
@@ -96,6 +127,30 @@ def sharded(mesh: Mesh) -> NamedSharding:
 def replicated(mesh: Mesh) -> NamedSharding:
     """Placement of arrays that every device needs whole, such as the dataset."""
     return NamedSharding(mesh, PartitionSpec())
+
+
+def put(tree: Any, sharding: NamedSharding) -> Any:
+    """Places host arrays, of which every process holds the whole, on the devices."""
+    if jax.process_count() == 1:
+        return jax.device_put(tree, sharding)
+
+    # device_put would send the whole of a dataset around to compare it.
+    def place(leaf: Any) -> jax.Array:
+        array = np.asarray(leaf)
+        return jax.make_array_from_callback(
+            array.shape, sharding, lambda index: array[index]
+        )
+
+    return jax.tree.map(place, tree)
+
+
+def donated(mesh: Mesh, *arguments: int) -> tuple[int, ...]:
+    """The arguments of a program over `mesh` that may be donated.
+
+    None on several CPU devices: XLA runs a program that donates on one CPU device after
+    the other instead of on all at once, which halves the speed on two cores.
+    """
+    return () if on_cpu() and mesh.size > 1 else arguments
 
 
 def map_members(fn: Callable[[Any, Any], Any], mesh: Mesh) -> Callable[[Any, Any], Any]:

@@ -1,6 +1,6 @@
 """A run's record: metrics and evaluations, one row per (step, seed), on disk always.
 
-    metrics.jsonl      step, seed, then one column per metric
+    metrics.jsonl      step, seed, swept settings, then one column per metric
     metrics.csv        the same table, made from the JSON lines
     evaluations.jsonl  per-episode returns, lengths and scores with what they belong to
 
@@ -22,6 +22,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
+
+from jdql.config import SWEPT
 
 Row = dict[str, Any]
 Sink = Callable[[int, Mapping[str, float]], None]  # (step, {"loss/seed0": ...})
@@ -60,6 +62,7 @@ def evaluation_rows(
     *,
     dataset: str,
     env: str,
+    settings: Sequence[Mapping[str, float]] | None = None,
     **labels: Any,
 ) -> list[Row]:
     """The rows of `evaluations.jsonl` of one evaluation.
@@ -72,6 +75,7 @@ def evaluation_rows(
       scores: normalised scores (0 to 100), (S, E), or None without a reference.
       dataset: id of the dataset that was really trained on.
       env: Gymnasium id.
+      settings: each member's swept settings, by dotted name.
       **labels: what else identifies the numbers, such as `versions` and `reference`.
 
     Returns:
@@ -83,6 +87,7 @@ def evaluation_rows(
         {
             "step": int(step),
             "seed": int(seed),
+            **(settings[i] if settings else {}),
             "dataset": dataset,
             "env": env,
             "return_mean": float(returns[i].mean()),
@@ -140,7 +145,11 @@ class Writer:
             self._sinks.append(_wandb(self._directory, name, config or {}))
 
     def metrics(
-        self, step: int, seeds: Sequence[int], values: Mapping[str, ArrayLike]
+        self,
+        step: int,
+        seeds: Sequence[int],
+        values: Mapping[str, ArrayLike],
+        settings: Sequence[Mapping[str, float]] | None = None,
     ) -> None:
         """Records the training metrics of one moment.
 
@@ -148,15 +157,17 @@ class Writer:
           step: updates done.
           seeds: the S member seeds.
           values: arrays (S,) by metric name.
+          settings: each member's swept settings, by dotted name.
         """
         columns = {key: np.asarray(value) for key, value in values.items()}
         rows = [
             {"step": int(step), "seed": int(seed)}
+            | dict(settings[i] if settings else {})
             | {key: float(column[i]) for key, column in columns.items()}
             for i, seed in enumerate(seeds)
         ]
         _append(self._directory / "metrics.jsonl", rows)
-        if set(columns) <= set(self._columns):
+        if set(rows[0]) <= set(self._columns):
             _append_csv(self._directory / "metrics.csv", self._columns, rows)
         else:  # the first row, or a metric that was not there before
             self._columns = _write_csv(self._directory)
@@ -169,6 +180,7 @@ class Writer:
         shown = [name for name in names if all(r[name] is not None for r in rows)]
         short = [
             {"step": r["step"], "seed": r["seed"]}
+            | {name: r[name] for name in r if name.startswith(SWEPT)}
             | {f"evaluation/{name}": r[name] for name in shown}
             for r in rows
         ]
@@ -179,9 +191,12 @@ class Writer:
         if not rows or not self._sinks:
             return
         scalars: dict[str, float] = {}
-        for name in names:
-            scalars |= {f"{name}/seed{row['seed']}": row[name] for row in rows}
-            scalars[f"{name}/mean"] = float(np.mean([row[name] for row in rows]))
+        for group, members in _groups(rows).items():
+            for name in names:
+                path = f"{name}{group}"
+                scalars |= {f"{path}/seed{row['seed']}": row[name] for row in members}
+                mean = np.mean([row[name] for row in members])
+                scalars[f"{path}/mean"] = float(mean)
         for send, _ in self._sinks:
             send(rows[0]["step"], scalars)
 
@@ -196,6 +211,15 @@ class Writer:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _groups(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """The rows of equal swept settings, by a name: "" where nothing was swept."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        swept = [f"/{name}={row[name]:g}" for name in row if name.startswith(SWEPT)]
+        groups.setdefault("".join(swept), []).append(row)
+    return groups
 
 
 def _strict(value: Any) -> Any:

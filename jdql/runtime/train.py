@@ -1,31 +1,30 @@
-"""Training: all members at once, in compiled chunks of updates, and the run loop.
+"""The run loop: chunks of updates, evaluations, checkpoints, and stopping on a signal.
 
-A chunk is `jit(map over members(scan(update)))` with the state donated and the dataset
-shared.  The key of an update is `fold_in(train key of the seed, step)`, so that a
-resumed run equals an unbroken one bit for bit and no key has to be saved.
+What happens when depends on the number of updates alone, and everything that outlasts a
+checkpoint is in it: a resumed run writes the rows of an unbroken one.  Of several
+processes each trains and evaluates its own members; all take the same turns, and the
+first one writes the record.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 from tqdm import tqdm
 
 from jdql.agents.base import Agent, Maker, State, scaled
 from jdql.config import Config
-from jdql.data.dataset import Dataset, Source
+from jdql.data.dataset import Source
 from jdql.envs.references import normalized
-from jdql.runtime import distributed, evaluate
+from jdql.runtime import distributed, evaluate, members, processes
 from jdql.runtime.checkpoint import (
     Checkpoints,
     keep_better,
@@ -34,20 +33,22 @@ from jdql.runtime.checkpoint import (
     restore_train,
     steps,
 )
+from jdql.runtime.means import Means
+from jdql.runtime.members import Members, make_chunk, make_init, member_agent
 from jdql.runtime.metrics import Writer, evaluation_rows, read_rows
-from jdql.types import Array, DataSpec, Float, Int
+from jdql.runtime.playing import open_rollouts
+from jdql.runtime.stopping import Stopped, signals
+from jdql.types import DataSpec
 
-
-class Members(NamedTuple):
-    """What distinguishes the S members of a run.
-
-    Attributes:
-      seed: `[S]` uint32.
-      hyper: float settings of the agent by field name, each `[S]`.
-    """
-
-    seed: Int[Array, " S"]
-    hyper: dict[str, Float[Array, " S"]]
+__all__ = [
+    "Members",
+    "NonFiniteError",
+    "Outcome",
+    "make_chunk",
+    "make_init",
+    "member_agent",
+    "run",
+]
 
 
 class Outcome(NamedTuple):
@@ -59,61 +60,6 @@ class Outcome(NamedTuple):
 
 class NonFiniteError(ValueError):
     """A loss is no longer a number."""
-
-
-class Stopped(Exception):
-    """The user asked the run to stop."""
-
-
-def member_agent(
-    make: Maker, config: Any, spec: DataSpec, hyper: dict[str, Array]
-) -> Agent:
-    """The agent of one member: the settings in `hyper` may be traced numbers."""
-    return make(dataclasses.replace(config, **hyper), spec)
-
-
-def make_init(
-    make: Maker, config: Any, spec: DataSpec, mesh: Mesh
-) -> Callable[[Members], State]:
-    """A function that initialises the states of all members, sharded over `mesh`."""
-
-    def init(member: Members, _: tuple) -> State:
-        agent = member_agent(make, config, spec, member.hyper)
-        return agent.init(jax.random.split(jax.random.key(member.seed))[0])
-
-    mapped = distributed.map_members(init, mesh)
-    return jax.jit(lambda members: mapped(members, ()))
-
-
-def make_chunk(
-    make: Maker, config: Any, spec: DataSpec, mesh: Mesh, length: int
-) -> Callable[[State, Members, Dataset], tuple[State, dict[str, Array]]]:
-    """A compiled function that makes `length` updates of every member.
-
-    Returns:
-      `(states, members, dataset) -> (states, metrics)`; the states are donated, and
-      each metric is `[S, length]`.
-    """
-
-    def member_chunk(inputs: tuple[State, Members], dataset: Dataset):
-        state, member = inputs
-        agent = member_agent(make, config, spec, member.hyper)
-        train_key = jax.random.split(jax.random.key(member.seed))[1]
-
-        def update(state: State, _: None):
-            key = jax.random.fold_in(train_key, state.step)
-            batch_key, draw_key = jax.random.split(key)
-            batch = agent.sample_batch(batch_key, dataset)
-            return agent.update_step(state, batch, agent.draw(draw_key))
-
-        return jax.lax.scan(update, state, None, length=length)
-
-    mapped = distributed.map_members(member_chunk, mesh)
-
-    def chunk(states: State, members: Members, dataset: Dataset):
-        return mapped((states, members), dataset)
-
-    return jax.jit(chunk, donate_argnums=distributed.donated(mesh, 0))
 
 
 def run(
@@ -135,7 +81,7 @@ def run(
       source: the dataset.
       directory: the run folder.
       resume: go on from the latest checkpoint in `directory`.
-      log: takes lines for the user.
+      log: takes lines for the user; called in the first process only.
 
     Returns:
       The number of updates done, and whether the run is finished.
@@ -144,9 +90,15 @@ def run(
       NonFiniteError: a metric is not finite; names the seed, the metric and the step.
       ValueError, OSError: bad settings, or a file that cannot be read or written.
     """
+    if not processes.is_first():
+        log = _silent
     with contextlib.ExitStack() as stack:
-        stopping = stack.enter_context(_signals(log))
+        stopping = stack.enter_context(signals(log))
         return _Run(config, make, source, directory, resume, log, stack)(stopping)
+
+
+def _silent(line: str) -> None:
+    """The log of the other processes."""
 
 
 class _Run:
@@ -162,62 +114,78 @@ class _Run:
         log: Callable[[str], None],
         stack: contextlib.ExitStack,
     ) -> None:
-        assert config.seeds is not None
         self.config, self.source, self.log = config, source, log
-        self.seeds = list(range(config.seed, config.seed + config.seeds))
-        self.mesh = distributed.member_mesh(config.seeds)
-        self.agent = scaled(make(config.agent, source.spec), source.scaling)
-        self.rollouts = None
+        self.rows = members.rows(config)
+        self.seeds = [row["seed"] for row in self.rows]
+        self.settings = members.settings(self.rows)
+        self.mesh = distributed.member_mesh(len(self.rows))
+        members.check(make, config, source.spec, source.dataset)
+
+        def maker(settings: Any, spec: DataSpec) -> Agent:
+            return scaled(make(settings, spec), source.scaling)
+
+        self.agent = maker(config.agent, source.spec)
+        self.play = None
         if config.eval.env and config.eval.episodes:
-            self.rollouts = stack.enter_context(
-                evaluate.Rollouts(
-                    self.agent, self.seeds, source.spec, config.eval, mesh=self.mesh
+            self.play = stack.enter_context(
+                open_rollouts(
+                    maker, config.agent, source.spec, config.eval, self.rows, self.mesh
                 )
             )
         shard = distributed.sharded(self.mesh)
-        members = Members(np.asarray(self.seeds, np.uint32), {})
-        self.members = jax.device_put(members, shard)
-        self.dataset = jax.device_put(source.dataset, distributed.replicated(self.mesh))
+        self.members = distributed.put(members.stacked(self.rows), shard)
+        self.dataset = distributed.put(
+            source.dataset, distributed.replicated(self.mesh)
+        )
         self.chunks: dict[int, Callable] = {}
         self.make_chunk = lambda length: make_chunk(
             make, config.agent, source.spec, self.mesh, length
         )
+        self.policies = jax.jit(jax.vmap(self.agent.policy), out_shardings=shard)
+        self.keep_better = jax.jit(keep_better, out_shardings=shard)
         init = make_init(make, config.agent, source.spec, self.mesh)
         self.folder = directory / "checkpoints"
-        if resume and not steps(self.folder):
-            resume = False  # it was stopped before its first checkpoint
+        resume = resume and bool(steps(self.folder))  # stopped before its first one
+        self.means = Means()
         if resume:
             self._restore(jax.eval_shape(init, self.members), shard)
         else:
             self.step, self.state = 0, init(self.members)
             # A copy: the state is donated to the next chunk.
-            self.best = jax.tree.map(jnp.copy, self._policies())
-            self.best_scores = [-np.inf] * config.seeds
-            self.best_steps = [0] * config.seeds
+            self.best = jax.tree.map(jnp.copy, self.policies(self.state))
+            self.best_scores = [-np.inf] * len(self.rows)
+            self.best_steps = [0] * len(self.rows)
+        self.saved = self.step if resume else None
         self.checkpoints = stack.enter_context(
             Checkpoints(self.folder, resume_step=self.step)
         )
-        self.writer = stack.enter_context(
-            Writer(
-                directory,
-                resume_step=self.step if resume else None,
-                tensorboard=config.run.tensorboard,
-                wandb=config.run.wandb,
-                name=config.name,
-                config=dataclasses.asdict(config),
-            )
+        self.writer = self._open_writer(directory, stack)
+        known = read_rows(directory / "evaluations.jsonl") if self.writer else []
+        self.evaluated = {row["step"] for row in known}
+
+    def _open_writer(
+        self, directory: Path, stack: contextlib.ExitStack
+    ) -> Writer | None:
+        """The record, in the first process."""
+        if not processes.is_first():
+            return None
+        writer = Writer(
+            directory,
+            resume_step=self.saved,
+            tensorboard=self.config.run.tensorboard,
+            wandb=self.config.run.wandb,
+            name=self.config.name,
+            config=dataclasses.asdict(self.config),
         )
-        rows = read_rows(directory / "evaluations.jsonl")
-        self.evaluated = {row["step"] for row in rows}
-        self.saved = self.step if resume else None
-        self.window: list[dict[str, np.ndarray]] = []
+        return stack.enter_context(writer)
 
     def _restore(self, abstract: State, sharding) -> None:
         self.state = restore_train(self.folder, abstract, sharding=sharding)
-        policy = jax.eval_shape(jax.vmap(self.agent.policy), abstract)
+        policy = jax.eval_shape(self.policies, abstract)
         self.best = restore_policy(self.folder, policy, "best", sharding=sharding)
         saved = metadata(self.folder)
         self.step = saved["step"]
+        self.means = Means(saved.get("means"))
         self.best_steps = saved["best_steps"]
         self.best_scores = [-np.inf if s is None else s for s in saved["best_scores"]]
         self.log(f"resuming at update {self.step}")
@@ -228,14 +196,14 @@ class _Run:
             total=total,
             initial=self.step,
             unit="update",
-            disable=not sys.stderr.isatty(),
+            disable=not (processes.is_first() and sys.stderr.isatty()),
         )
         with bar:
             while True:
                 try:
-                    if self._due(self.step) and self.step not in self.evaluated:
+                    if self._due(self.step):
                         self._evaluate(stopping, bar)
-                    if self.step >= total or stopping():
+                    if self.step >= total or processes.any_of(stopping()):
                         break
                     self._advance(bar)
                 except Stopped:
@@ -246,8 +214,11 @@ class _Run:
         return Outcome(self.step, self.step >= total)
 
     def _due(self, step: int) -> bool:
+        """Whether an evaluation and a checkpoint of this moment are wanted."""
         every = self.config.eval.every
-        return step > 0 and (step % every == 0 or step >= self.config.train.steps)
+        if not (step > 0 and (step % every == 0 or step >= self.config.train.steps)):
+            return False
+        return processes.any_of(self.writer is not None and step not in self.evaluated)
 
     def _length(self) -> int:
         """Updates to the next moment at which the loop has something to do."""
@@ -265,115 +236,87 @@ class _Run:
         self.state, metrics = self.chunks[length](
             self.state, self.members, self.dataset
         )
-        values = {name: np.asarray(value) for name, value in metrics.items()}
+        values = {name: processes.to_host(value) for name, value in metrics.items()}
         self._check_finite(values)
         self.step += length
         bar.update(length)
-        self.window.append(values)
+        self.means.add(values)
         if self.step % self.config.train.log_every == 0:
-            means = {
-                name: np.concatenate([w[name] for w in self.window], axis=1).mean(1)
-                for name in values
-            }
-            self.window = []
-            self.writer.metrics(self.step, self.seeds, means)
+            means = self.means.take()
+            if self.writer:
+                self.writer.metrics(self.step, self.seeds, means, self.settings)
             shown = {name: f"{value.mean():.3g}" for name, value in means.items()}
             bar.set_postfix(shown, refresh=False)
 
     def _check_finite(self, values: dict[str, np.ndarray]) -> None:
-        for name, value in values.items():
-            bad = np.argwhere(~np.isfinite(value))
-            if len(bad):
-                member, offset = bad[np.argmin(bad[:, 1])]
-                saved = "none" if self.saved is None else f"update {self.saved}"
-                raise NonFiniteError(
-                    f"seed {self.seeds[member]}: {name} is {value[member, offset]} at "
-                    f"update {self.step + offset + 1}; the last checkpoint is {saved}. "
-                    "Try a smaller learning rate or eta, or a smaller grad_norm"
-                )
-
-    def _policies(self):
-        return jax.vmap(self.agent.policy)(self.state)
+        bad = {n: np.argwhere(~np.isfinite(value)) for n, value in values.items()}
+        found = {
+            n: where[np.argmin(where[:, 1])] for n, where in bad.items() if len(where)
+        }
+        if not found:
+            return
+        name = min(found, key=lambda n: found[n][1])
+        member, offset = found[name]
+        saved = "none" if self.saved is None else f"update {self.saved}"
+        raise NonFiniteError(
+            f"{members.describe(self.rows[member])}: {name} is "
+            f"{values[name][member, offset]} at update {self.step + offset + 1}; the "
+            f"last checkpoint is {saved}. Try a smaller learning rate or eta, or a "
+            "smaller grad_norm"
+        )
 
     def _evaluate(self, stopping: Callable[[], bool], bar: tqdm) -> None:
-        if self.rollouts is not None:
-            self._roll_out(stopping, bar)
+        score = self._roll_out(stopping, bar) if self.play else None
         self.evaluated.add(self.step)
-        self._save()
+        self._save(score)
 
-    def _roll_out(self, stopping: Callable[[], bool], bar: tqdm) -> None:
-        def progress(*_: Any) -> None:
-            if stopping():
-                raise Stopped
-
-        assert self.rollouts is not None
-        policies, settings = self._policies(), self.config.eval
-        result = self.rollouts(policies, progress=progress)
-        scores = None
-        if settings.reference:
-            scores = normalized(result.returns, settings.reference)
-        rows = evaluation_rows(
-            self.step,
-            self.seeds,
-            result.returns,
-            result.lengths,
-            scores,
-            dataset=self.source.id,
-            env=settings.env,
-            reference=settings.reference,
-            versions=evaluate.versions(),
-        )
-        self.writer.evaluation(rows)
-        kept = result.returns if scores is None else scores
-        self._keep_best(policies, kept.mean(axis=1))
-        unit = "return" if scores is None else "score"
-        each = " ".join(f"{value:.1f}" for value in kept.mean(axis=1))
-        bar.clear()
-        self.log(f"update {self.step}: mean {unit} {kept.mean():.1f} (seeds: {each})")
-
-    def _keep_best(self, policies: Any, scores: np.ndarray) -> None:
-        better = scores > np.asarray(self.best_scores)
-        self.best = jax.jit(keep_better)(self.best, policies, jnp.asarray(better))
-        self.best_scores = np.maximum(self.best_scores, scores).tolist()
+    def _roll_out(self, stopping: Callable[[], bool], bar: tqdm) -> float:
+        """Plays and records; returns the mean score, or the return without one."""
+        settings, policies = self.config.eval, self.policies(self.state)
+        assert self.play is not None
+        returns, lengths = self.play(policies, self.members.hyper, stopping)
+        scores = normalized(returns, settings.reference) if settings.reference else None
+        if self.writer:
+            rows = evaluation_rows(
+                self.step,
+                self.seeds,
+                returns,
+                lengths,
+                scores,
+                dataset=self.source.id,
+                env=settings.env,
+                reference=settings.reference,
+                versions=evaluate.versions(),
+                settings=self.settings,
+            )
+            self.writer.evaluation(rows)
+        kept = (returns if scores is None else scores).mean(axis=1)
+        better = kept > np.asarray(self.best_scores)
+        self.best = self.keep_better(self.best, policies, better)
+        self.best_scores = np.maximum(self.best_scores, kept).tolist()
         self.best_steps = np.where(better, self.step, self.best_steps).tolist()
-        self.score = float(scores.mean())
+        bar.clear()
+        unit = "return" if scores is None else "score"
+        each = members.listed(self.rows, kept)
+        self.log(f"update {self.step}: mean {unit} {kept.mean():.1f} ({each})")
+        return float(kept.mean())
 
-    def _save(self) -> None:
-        evaluated = self.rollouts is not None and self.step in self.evaluated
+    def _save(self, score: float | None = None) -> None:
         scores = [s if np.isfinite(s) else None for s in self.best_scores]
         self.checkpoints.save(
             self.step,
             train=self.state,
-            policy=self._policies(),
+            policy=self.policies(self.state),
             best=self.best,
             metadata={
                 "seeds": self.seeds,
+                "members": self.rows,
                 "dataset": self.source.id,
                 "spec": self.source.spec._asdict(),
                 "best_scores": scores,
                 "best_steps": self.best_steps,
+                "means": self.means.state(),
             },
-            score=self.score if evaluated and hasattr(self, "score") else None,
+            score=score,
         )
         self.saved = self.step
-
-
-@contextlib.contextmanager
-def _signals(log: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
-    """Turns the first SIGINT or SIGTERM into a flag; yields the flag's reader."""
-    received: list[int] = []
-
-    def handler(number: int, frame: Any) -> None:
-        if received:
-            raise KeyboardInterrupt
-        received.append(number)
-        log("stopping: saving a checkpoint (once more to stop at once)")
-
-    before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        for number in before:
-            signal.signal(number, handler)
-        yield lambda: bool(received)
-    finally:
-        for number, previous in before.items():
-            signal.signal(number, previous)

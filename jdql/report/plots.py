@@ -83,9 +83,8 @@ def learning_curves(panels: Sequence[Panel]) -> Any:
     """
     labels = list(dict.fromkeys(line.label for p in panels for line in p.lines))
     looks = {label: _look(i) for i, label in enumerate(labels)}
-    scale, unit = _step_unit(
-        max(steps[-1] for p in panels for line in p.lines for steps, _ in line.seeds)
-    )
+    ends = [steps[-1] for p in panels for line in p.lines for steps, _ in line.seeds]
+    scale, unit = _step_unit(float(max(ends)))
     with _styled():
         figure, axes = _grid(len(panels))
         for axis, panel in zip(axes, panels, strict=True):

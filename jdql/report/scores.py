@@ -89,13 +89,18 @@ def seed_curves(rows: Iterable[Mapping[str, Any]]) -> tuple[str, dict[int, Curve
       pairs of update count and value in that unit.
 
     Raises:
-      ValueError: there are no rows.
+      ValueError: there are no rows, or a return is not finite.
     """
     table = _sorted(rows)
     scored = all(row.get("score_mean") is not None for row in table)
     column = "score_mean" if scored else "return_mean"
     curves: dict[int, Curve] = {}
     for row in table:
+        if row[column] is None:
+            raise ValueError(
+                f"the {column} of seed {row['seed']} at update {row['step']} was not a "
+                "finite number"
+            )
         curves.setdefault(row["seed"], []).append((row["step"], row[column]))
     return "score" if scored else "return", curves
 

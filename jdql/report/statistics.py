@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
+Value = np.float64 | NDArray[np.float64]  # a number, or one per repetition
 Table = Sequence[ArrayLike]  # per task: scores, (..., N) with N runs
 Indices = list[NDArray[np.int64]]  # per task: which runs, (R, N)
-Statistic = Callable[[Table], Floats]
+Statistic = Callable[[Table], Value]
 
 REPETITIONS = 2_000
 LEVEL = 0.95
@@ -26,25 +27,25 @@ LEVEL = 0.95
 class Estimate(NamedTuple):
     """A statistic of the data with its percentile interval; scalars or arrays."""
 
-    value: Floats
-    low: Floats
-    high: Floats
+    value: Value
+    low: Value
+    high: Value
 
 
 # Statistics of a table: (..., N) per task -> (...) ------------------------------------
 
 
-def mean(table: Table) -> Floats:
+def mean(table: Table) -> Value:
     """Mean over tasks of the mean over runs."""
     return _task_means(table).mean(axis=-1)
 
 
-def median(table: Table) -> Floats:
+def median(table: Table) -> Value:
     """Median over tasks of the mean over runs."""
     return np.median(_task_means(table), axis=-1)
 
 
-def interquartile_mean(table: Table) -> Floats:
+def interquartile_mean(table: Table) -> Value:
     """Mean of the middle half of all runs of all tasks.
 
     Of n runs the lowest and the highest floor(n / 4) are left out, so below four runs
@@ -56,7 +57,7 @@ def interquartile_mean(table: Table) -> Floats:
     return runs[..., cut : count - cut].mean(axis=-1)
 
 
-def optimality_gap(table: Table, target: float = 100.0) -> Floats:
+def optimality_gap(table: Table, target: float = 100.0) -> Value:
     """Mean shortfall below `target`, over runs and then tasks; lower is better.
 
     Args:
@@ -67,7 +68,7 @@ def optimality_gap(table: Table, target: float = 100.0) -> Floats:
     return target - mean(capped)
 
 
-def probability_of_improvement(ours: Table, theirs: Table) -> Floats:
+def probability_of_improvement(ours: Table, theirs: Table) -> Value:
     """Mean over tasks of P(X > Y) + P(X = Y) / 2, X a run of ours and Y of theirs.
 
     Args:
@@ -200,10 +201,10 @@ def estimate_curve(
     return Estimate(values.mean(axis=0), low, high)
 
 
-def percentiles(draws: ArrayLike, level: float = LEVEL) -> tuple[Floats, Floats]:
+def percentiles(draws: ArrayLike, level: float = LEVEL) -> tuple[Value, Value]:
     """The bounds that hold the middle share `level` of draws, (R, ...) -> (...)."""
     if not 0 < level < 1:
         raise ValueError(f"level must lie between 0 and 1, not {level}")
     tail = (1 - level) / 2
-    low, high = np.quantile(draws, [tail, 1 - tail], axis=0)
+    low, high = np.quantile(np.asarray(draws), [tail, 1 - tail], axis=0)
     return low, high

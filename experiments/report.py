@@ -202,7 +202,7 @@ def _profiles(
     scores: dict[str, list[Any]], selection: str, tasks: int, repetitions: int
 ) -> Any:
     pooled = np.concatenate([np.concatenate(runs) for runs in scores.values()])
-    thresholds = np.linspace(min(0.0, pooled.min()), max(100.0, pooled.max()), 201)
+    thresholds = np.linspace(min(0.0, pooled.min()), max(100.0, pooled.max()), 501)
     rng = np.random.default_rng(0)
 
     def profile(table: Any) -> Any:

@@ -85,10 +85,10 @@ def learning_curves(panels: Sequence[Panel]) -> Any:
     looks = {label: _look(i) for i, label in enumerate(labels)}
     ends = [steps[-1] for p in panels for line in p.lines for steps, _ in line.seeds]
     scale, unit = _step_unit(float(max(ends)))
-    with _styled():
+    with styled():
         figure, axes = _grid(len(panels))
         for axis, panel in zip(axes, panels, strict=True):
-            _heading(axis, panel.title, panel.subtitle)
+            heading(axis, panel.title, panel.subtitle)
             for line in panel.lines:
                 _draw(axis, line, scale, looks[line.label])
             axis.set_xlabel(f"gradient updates{unit}")
@@ -120,9 +120,9 @@ def performance_profiles(
       ValueError: matplotlib is not installed.
     """
     looks = {label: _look(i) for i, label in enumerate(profiles)}
-    with _styled():
+    with styled():
         figure, (axis,) = _grid(1)
-        _heading(axis, "Performance profile", subtitle)
+        heading(axis, "Performance profile", subtitle)
         for label, profile in profiles.items():
             colour, dash = looks[label]
             axis.fill_between(
@@ -146,13 +146,13 @@ def performance_profiles(
 def save(figure: Any, stem: Path) -> list[Path]:
     """Writes STEM.png and STEM.pdf, the same bytes for the same numbers."""
     paths = [stem.with_suffix(".png"), stem.with_suffix(".pdf")]
-    with _styled():
+    with styled():
         figure.savefig(paths[0], dpi=140, metadata={"Software": None})
         figure.savefig(paths[1], metadata={"CreationDate": None, "Producer": None})
     return paths
 
 
-def _styled() -> Any:
+def styled() -> Any:
     return _matplotlib().rc_context(_STYLE)
 
 
@@ -182,7 +182,7 @@ def _grid(count: int) -> tuple[Any, list[Any]]:
     return figure, list(axes[:count])
 
 
-def _heading(axis: Any, title: str, subtitle: str) -> None:
+def heading(axis: Any, title: str, subtitle: str) -> None:
     pad = 20 if subtitle else 8
     axis.set_title(title, loc="left", fontweight="bold", fontsize=10, pad=pad)
     axis.text(0, 1.035, subtitle, transform=axis.transAxes, fontsize=8, color=_SOFT)
@@ -191,13 +191,16 @@ def _heading(axis: Any, title: str, subtitle: str) -> None:
 def _draw(axis: Any, line: Line, scale: float, look: tuple[str, Any]) -> None:
     colour, dash = look
     for steps, values in line.seeds:
-        axis.plot(steps / scale, values, dash, color=colour, lw=0.8, alpha=0.45)
+        marker = "." if len(steps) == 1 else None  # a single evaluation is no line
+        axis.plot(
+            steps / scale, values, dash, color=colour, lw=0.8, alpha=0.45, marker=marker
+        )
     x = line.steps / scale
     if len(line.seeds) > 1:
         axis.fill_between(
             x, line.mean.low, line.mean.high, color=colour, alpha=0.18, linewidth=0
         )
-    marker = "o" if len(x) == 1 else None  # a single evaluation makes no line
+    marker = "o" if len(x) == 1 else None
     axis.plot(x, line.mean.value, dash, color=colour, lw=2.2, marker=marker)
 
 

@@ -18,7 +18,7 @@ from jdql.report.comparison import (
     table,
     tasks,
 )
-from jdql.report.scores import SELECTIONS, Summary, aligned
+from jdql.report.scores import SELECTIONS, WINDOW, Summary, aligned
 from jdql.report.statistics import Estimate, Floats, Indices
 
 
@@ -38,7 +38,12 @@ def format_tables(results: Results, by: str = "task") -> str:
         for method in methods(results):
             lines = {describe(t): r for (m, t), r in results.items() if m == method}
             blocks.append(_block(method, "task", lines))
-    return "\n\n".join([*blocks, f"best: {SELECTIONS['best']}"])
+    notes = [f"best: {SELECTIONS['best']}"]
+    if any(len(steps) < WINDOW for r in results.values() for steps, _ in r.curves):
+        notes.append(
+            f"last ten: of all evaluations where there are fewer than {WINDOW}"
+        )
+    return "\n\n".join([*blocks, "\n".join(notes)])
 
 
 def describe(task: Task) -> str:

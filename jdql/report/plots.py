@@ -153,6 +153,7 @@ def save(figure: Any, stem: Path) -> list[Path]:
 
 
 def styled() -> Any:
+    """The look of every figure, as a context to draw in."""
     return _matplotlib().rc_context(_STYLE)
 
 
@@ -183,6 +184,7 @@ def _grid(count: int) -> tuple[Any, list[Any]]:
 
 
 def heading(axis: Any, title: str, subtitle: str) -> None:
+    """A bold title above the axes, flush left, and a soft line below it."""
     pad = 20 if subtitle else 8
     axis.set_title(title, loc="left", fontweight="bold", fontsize=10, pad=pad)
     axis.text(0, 1.035, subtitle, transform=axis.transAxes, fontsize=8, color=_SOFT)

@@ -83,7 +83,8 @@ def launch(config: Config, asked: str = "") -> int:
     source = sources.load(config.data, collect=collect.collect, log=tell)
     if resume and chosen:
         run_folder.check_data(chosen, source.id)
-    # The folder comes after the data: a command that cannot run leaves none behind.
+    make(config.agent, source.spec)  # for its errors
+    # The folder comes last: a command that cannot run leaves none behind.
     folder = chosen or run_folder.claim(config.name)
     run = dataclasses.replace(config.run, dir=str(folder))
     run_folder.save(dataclasses.replace(config, run=run), folder)

@@ -10,7 +10,8 @@ from jdql.types import Array, Float, Params
 
 
 def adam(
-    learning_rate: float, grad_norm: float | None = None
+    learning_rate: float | Float[Array, ""],
+    grad_norm: float | Float[Array, ""] | None = None,
 ) -> optax.GradientTransformation:
     """Adam as PyTorch has it, after clipping to one joint gradient norm.
 

@@ -9,14 +9,16 @@ from jdql.types import Array, Float, Int, PRNGKeyArray
 
 
 def choice_probabilities(
-    q: Float[Array, " N"], temperature: float = 1.0
+    q: Float[Array, " N"], temperature: float | Float[Array, ""] = 1.0
 ) -> Float[Array, " N"]:
     """softmax(q / temperature), the law of `choose` for a positive temperature."""
     return jax.nn.softmax(q / temperature)
 
 
 def choose(
-    key: PRNGKeyArray, q: Float[Array, " N"], temperature: float = 1.0
+    key: PRNGKeyArray,
+    q: Float[Array, " N"],
+    temperature: float | Float[Array, ""] = 1.0,
 ) -> Int[Array, ""]:
     """An index drawn from softmax(q / temperature); the best one at temperature 0.
 
@@ -29,6 +31,6 @@ def choose(
       q: values of the candidates.
       temperature: at least 0, in units of value.
     """
-    if temperature == 0:
-        return jnp.argmax(q)
-    return jax.random.categorical(key, q / temperature)
+    greedy = jnp.asarray(temperature) == 0
+    drawn = jax.random.categorical(key, q / jnp.where(greedy, 1.0, temperature))
+    return jnp.where(greedy, jnp.argmax(q), drawn)

@@ -11,7 +11,7 @@ def td_target(
     reward: Float[Array, " B"],
     discount: Float[Array, " B"],
     next_value: Float[Array, " B"],
-    gamma: float,
+    gamma: float | Float[Array, ""],
 ) -> Float[Array, " B"]:
     """r + gamma discount V(s'): the one-step target.
 

@@ -170,9 +170,9 @@ def evaluate(
         if seed not in seeds:
             raise ValueError(f"{folder} has no seed {seed}: its seeds are {seeds}")
         member, seeds = seeds.index(seed), [seed]
-    spec = DataSpec(
-        **{k: tuple(v) if isinstance(v, list) else v for k, v in saved["spec"].items()}
-    )
+    stored = saved["spec"]  # JSON knows no tuples
+    bounds = {name: tuple(stored[name]) for name in ("action_low", "action_high")}
+    spec = DataSpec(**{**stored, **bounds})
     make = importlib.import_module(type(config.agent).__module__).make
     agent = scaled(make(config.agent, spec), blank(config.data, spec.observation_dim))
     keys = jax.random.split(jax.random.key(0), len(saved["seeds"]))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import difflib
+import math
 import re
 import types
 import typing
@@ -157,6 +158,28 @@ def parse(text: str, hint: Any) -> Any:
     if hint is str:
         return text
     raise ValueError("this setting cannot be set on the command line")
+
+
+def parse_sweep(text: str) -> tuple[tuple[str, tuple[float, ...]], ...]:
+    """Reads `agent.eta=0.5,1,2;agent.lr=3e-4,1e-3` into names and their values.
+
+    Raises:
+      ValueError: an entry is not of this form, or a value is no finite number.
+    """
+    entries = []
+    for entry in filter(None, (part.strip() for part in text.split(";"))):
+        name, _, values = entry.partition("=")
+        try:
+            numbers: tuple[float, ...] = parse(values, tuple[float, ...])
+        except ValueError:
+            numbers = ()
+        if not numbers or not all(map(math.isfinite, numbers)):
+            raise ValueError(
+                f"--sweep: {entry!r} is not agent.FIELD=NUMBER,NUMBER,...; settings "
+                "that are no numbers take a run for each value"
+            )
+        entries.append((name.strip(), numbers))
+    return tuple(entries)
 
 
 def _first(hints: list[Any], text: str) -> Any:

@@ -5,26 +5,32 @@
     python -m experiments.run --config=walker2d_medium --config.agent.eta=0.5
     python -m experiments.run --config=bandit --config.agent=diffusion_bc
     python -m experiments.run --config=runs/walker2d_medium --config.train.steps=3000000
+    python -m experiments.run --config=hopper_medium --sweep='agent.eta=0.5,1,2'
 
 --config.SECTION.FIELD=VALUE sets one field: of the data, train, eval and run sections
 (jdql/config.py), of the agent (its file in jdql/agents), or seed and seeds.
 --config.FLAG and --noconfig.FLAG turn flags on and off, none is the empty value.
+--sweep trains every combination of the values of the agent's float settings with every
+seed, all at once in one program.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import importlib
+import json
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
 from experiments import cli, run_folder
 from experiments.config import config_names, resolve
-from experiments.overrides import Override
-from jdql.config import Config
+from experiments.overrides import Override, parse_sweep
+from jdql.config import Config, check_sweep
 
 
 def define(values: flags.FlagValues) -> None:
@@ -41,6 +47,19 @@ def define(values: flags.FlagValues) -> None:
         "show every config with its dataset, environment and agent",
         flag_values=values,
     )
+    flags.DEFINE_string(
+        "sweep",
+        None,
+        "float settings of the agent and their values, 'agent.eta=0.5,1;agent.lr=3e-4'",
+        flag_values=values,
+    )
+    flags.DEFINE_bool(
+        "distributed",
+        False,
+        "this is one of several processes, which SLURM, Open MPI, a TPU pod or the "
+        "variables JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID name",
+        flag_values=values,
+    )
 
 
 def program(values: flags.FlagValues, overrides: list[Override]) -> int:
@@ -50,12 +69,23 @@ def program(values: flags.FlagValues, overrides: list[Override]) -> int:
         return 0
     if not values.config:
         raise ValueError("give --config=NAME (--list shows the names, --help the rest)")
+    if any(override.path.partition(".")[0] == "sweep" for override in overrides):
+        raise ValueError("a sweep is given as --sweep='agent.FIELD=NUMBER,NUMBER'")
     config = resolve(values.config, overrides)
+    if values.sweep:
+        config = dataclasses.replace(config, sweep=parse_sweep(values.sweep))
+    check_sweep(config)
 
-    from jdql.runtime import distributed
+    from jdql.runtime import distributed, processes
 
+    if values.distributed:
+        processes.connect()
+    seeds = config.seeds or distributed.ON_CPU
+    members = seeds * math.prod(len(swept) for _, swept in config.sweep)
     distributed.configure(
-        config.seeds, config.train.precision, config.run.compilation_cache
+        0 if values.distributed else members,
+        config.train.precision,
+        config.run.compilation_cache,
     )
     seeds = config.seeds or distributed.default_members()
     return launch(dataclasses.replace(config, seeds=seeds), asked=values.config)
@@ -74,25 +104,69 @@ def launch(config: Config, asked: str = "") -> int:
     """
     from jdql.data import sources
     from jdql.envs import simulator
-    from jdql.runtime import collect, train
+    from jdql.runtime import collect, distributed, members, processes, train
 
+    log = tell if processes.is_first() else _silent
+    mesh = distributed.member_mesh(len(members.rows(config)))  # for its errors
     make = importlib.import_module(type(config.agent).__module__).make
-    chosen, resume = run_folder.choose(config, asked)
+    chosen, resume = _choose(config, asked)
     if config.eval.env:  # a simulator that is not there is told before data is made
         simulator.make(config.eval).close()
-    source = sources.load(config.data, collect=collect.collect, log=tell)
-    if resume and chosen:
-        run_folder.check_data(chosen, source.id)
-    make(config.agent, source.spec)  # for its errors
+    source = processes.first_ahead(
+        lambda: sources.load(config.data, collect=collect.collect, log=log)
+    )
+
+    def check() -> None:
+        if resume and chosen:
+            run_folder.check_data(chosen, source.id)
+        make(config.agent, source.spec)
+        members.check(make, config, source.spec, source.dataset)
+
     # The folder comes last: a command that cannot run leaves none behind.
+    processes.together(check)
+    folder = Path(processes.first_does(lambda: _start(config, chosen)))
+    log(f"run: {folder}, {_members_line(config, mesh.size)}")
+    outcome = train.run(config, make, source, folder, resume=resume, log=log)
+    if processes.is_first():
+        report(config, folder, outcome.step, outcome.finished)
+    return 0
+
+
+def _choose(config: Config, asked: str) -> tuple[Path | None, bool]:
+    """`run_folder.choose`, decided by the first process alone: it writes there soon."""
+    from jdql.runtime import processes
+
+    def choose() -> str:
+        folder, resume = run_folder.choose(config, asked)
+        return json.dumps([folder and str(folder), resume])
+
+    folder, resume = json.loads(processes.first_does(choose))
+    return folder and Path(folder), resume
+
+
+def _start(config: Config, chosen: Path | None) -> str:
+    """Writes the config and the start into the run folder; returns its name."""
     folder = chosen or run_folder.claim(config.name)
     run = dataclasses.replace(config.run, dir=str(folder))
     run_folder.save(dataclasses.replace(config, run=run), folder)
     run_folder.record_start(folder)
-    tell(f"run: {folder}, {config.seeds} seeds from {config.seed}")
-    outcome = train.run(config, make, source, folder, resume=resume, log=tell)
-    report(config, folder, outcome.step, outcome.finished)
-    return 0
+    return str(folder)
+
+
+def _members_line(config: Config, devices: int) -> str:
+    """What is trained and where, in words."""
+    import jax
+
+    line = f"{config.seeds} seeds from {config.seed}"
+    if config.sweep:
+        combinations = math.prod(len(values) for _, values in config.sweep)
+        line += f" for each of {combinations} settings"
+    idle = f" of {jax.device_count()}" if devices < jax.device_count() else ""
+    return f"{line}, on {devices}{idle} device(s)"
+
+
+def _silent(line: str) -> None:
+    """The log of the processes that are not the first."""
 
 
 def tell(line: str) -> None:
@@ -103,12 +177,11 @@ def tell(line: str) -> None:
 def report(config: Config, directory: Path, step: int, finished: bool) -> None:
     """Prints the score table and the commands that come next."""
     from jdql.envs import references
-    from jdql.report import scores
     from jdql.runtime.metrics import read_rows
 
     rows = read_rows(directory / "evaluations.jsonl")
     if rows:
-        tell(scores.format_summary(scores.summarise(rows)))
+        tell(_table(rows))
     if config.eval.reference:
         tell(references.describe(config.eval.reference))
     if finished:
@@ -118,6 +191,15 @@ def report(config: Config, directory: Path, step: int, finished: bool) -> None:
         tell(f"stopped at update {step}; resume: {_command('run', directory)}")
     if config.eval.env:
         tell(f"evaluate:  python -m experiments.evaluate --run={directory}")
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    """The scores by seed, or by setting."""
+    from jdql.report import scores, sweeps
+
+    if sweeps.swept(rows[0]):
+        return sweeps.format_sweep(rows)
+    return scores.format_summary(scores.summarise(rows))
 
 
 def _command(program: str, directory: Path) -> str:

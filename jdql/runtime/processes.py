@@ -55,13 +55,21 @@ def connect() -> None:
         ) from error
 
 
+def alone() -> bool:
+    """Whether this process is the whole run."""
+    # Asked first, because the count alone would already start the devices.
+    return not jax.distributed.is_initialized() or jax.process_count() == 1
+
+
 def is_first() -> bool:
     """Whether this process is the one that writes files and talks to the user."""
-    return jax.process_index() == 0
+    return alone() or jax.process_index() == 0
 
 
 def own_members(members: int) -> slice:
     """Which of the members this process has."""
+    if alone():
+        return slice(0, members)
     share = members // jax.process_count()
     first = share * jax.process_index()
     return slice(first, first + share)
@@ -69,12 +77,12 @@ def own_members(members: int) -> slice:
 
 def own_mesh(mesh: Mesh) -> Mesh:
     """This process's part of a mesh."""
-    return mesh.local_mesh if jax.process_count() > 1 else mesh
+    return mesh if alone() else mesh.local_mesh
 
 
 def own_part(tree: Any, mesh: Mesh) -> Any:
     """This process's members of arrays sharded over `mesh`, on its own devices."""
-    if jax.process_count() == 1:
+    if alone():
         return tree
     from jax.experimental import multihost_utils
 
@@ -85,7 +93,7 @@ def own_part(tree: Any, mesh: Mesh) -> Any:
 
 def to_host(array: jax.Array) -> np.ndarray:
     """The whole of an array that is sharded over the processes, in every one."""
-    if jax.process_count() == 1:
+    if alone():
         return np.asarray(array)
     from jax.experimental import multihost_utils
 
@@ -94,7 +102,7 @@ def to_host(array: jax.Array) -> np.ndarray:
 
 def gather(array: np.ndarray) -> np.ndarray:
     """Concatenates arrays of equal shape in the order of the processes, exactly."""
-    if jax.process_count() == 1:
+    if alone():
         return array
     from jax.experimental import multihost_utils
 
@@ -118,7 +126,7 @@ def together(act: Callable[[], T]) -> T:
     Raises:
       ValueError: another process failed; the message is its own.
     """
-    if jax.process_count() == 1:
+    if alone():
         return act()
     failure: Exception | None = None
     try:
@@ -140,7 +148,7 @@ def together(act: Callable[[], T]) -> T:
 def first_does(act: Callable[[], str]) -> str:
     """Calls `act` in the first process only, and tells every one what it returned."""
     text = together(lambda: act() if is_first() else "").encode()
-    if jax.process_count() == 1:
+    if alone():
         return text.decode()
     length = int(gather(np.array([len(text)])).max())
     told = np.frombuffer(text.ljust(length, b"\0"), np.uint8)[None]
@@ -152,6 +160,8 @@ def first_ahead(act: Callable[[], T]) -> T:
 
     For what the first leaves on disk for all, such as a download.
     """
-    result = together(lambda: act() if is_first() else None)
+    first = together(lambda: act() if is_first() else None)
+    if alone():
+        return first  # type: ignore[return-value]
     others = together(lambda: None if is_first() else act())
-    return result if is_first() else others  # type: ignore[return-value]
+    return first if is_first() else others  # type: ignore[return-value]

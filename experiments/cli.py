@@ -45,10 +45,10 @@ def run(
     values = flags.FlagValues()
     define(values)
     values.set_gnu_getopt()  # options may follow the arguments without --
-    if any(argument in _HELP for argument in arguments):
-        print(f"{doc.rstrip()}\n\n{_flag_help(values)}")
-        return 0
     try:
+        if any(argument in _HELP for argument in arguments):
+            print(f"{doc.rstrip()}\n\n{_flag_help(values)}", flush=True)
+            return 0
         others, overrides = split_overrides(arguments)
         left = values(["", *others])[1:]
         if left and rest:
@@ -56,6 +56,9 @@ def run(
         elif left:
             raise ValueError(f"{left[0]!r} is no option: options begin with --")
         return program(values, overrides)
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (flags.Error, ValueError, OSError) as error:
         if os.environ.get("JDQL_DEBUG") or not _is_mistake(error):
             raise

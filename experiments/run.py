@@ -65,7 +65,7 @@ def define(values: flags.FlagValues) -> None:
 def program(values: flags.FlagValues, overrides: list[Override]) -> int:
     """Lists the configs, or trains one."""
     if values.list:
-        print(config_table())
+        tell(config_table())
         return 0
     if not values.config:
         raise ValueError("give --config=NAME (--list shows the names, --help the rest)")

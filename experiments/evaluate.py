@@ -14,17 +14,23 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import math
 import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
 from experiments import cli, run_folder
-from experiments.overrides import Override
+from experiments.overrides import Override, parse_sweep
 from jdql.config import Config
+
+if TYPE_CHECKING:
+    from jdql.types import DataSpec
+
+Sweep = tuple[tuple[str, tuple[float, ...]], ...]
 
 
 def define(values: flags.FlagValues) -> None:
@@ -32,6 +38,12 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_string("run", None, "the run folder", flag_values=values)
     flags.DEFINE_integer(
         "seed", None, "one seed of the run; all without it", flag_values=values
+    )
+    flags.DEFINE_string(
+        "sweep",
+        "",
+        "some values of swept settings, 'agent.eta=0.5,1'; all without it",
+        flag_values=values,
     )
     flags.DEFINE_string(
         "step",
@@ -70,7 +82,7 @@ def program(values: flags.FlagValues, overrides: list[Override]) -> int:
         raise ValueError("give --run=FOLDER, a folder that experiments.run made")
     config = run_folder.load(values.run)
     if values["selection"].present:
-        for name in ("step", "episodes"):
+        for name in ("step", "episodes", "sweep"):
             if values[name].present:
                 raise ValueError(f"--selection plays nothing: drop --{name}")
         top_k = config.eval.top_k if values.top_k is None else values.top_k
@@ -86,12 +98,14 @@ def program(values: flags.FlagValues, overrides: list[Override]) -> int:
     from jdql.runtime import distributed
 
     members = config.seeds if values.seed is None else 1
+    members = members and members * math.prod(len(swept) for _, swept in config.sweep)
     distributed.configure(members, config.train.precision, config.run.compilation_cache)
     rows = evaluate(
         dataclasses.replace(config, eval=settings),
         Path(values.run),
         step=values.step,
         seed=values.seed,
+        sweep=parse_sweep(values.sweep),
     )
     print(format_rows(rows, values.step))
     return 0
@@ -109,7 +123,7 @@ def select(folder: Path, names: list[str], top_k: int, seed: int | None = None) 
     Raises:
       ValueError: no evaluation, no such seed, or a rule cannot be applied.
     """
-    from jdql.report import selection
+    from jdql.report import sweeps
     from jdql.runtime.metrics import read_rows
 
     rows = read_rows(folder / "evaluations.jsonl")
@@ -119,6 +133,20 @@ def select(folder: Path, names: list[str], top_k: int, seed: int | None = None) 
     if seed is not None and seed not in seeds:
         raise ValueError(f"{folder} has no seed {seed}: its seeds are {seeds}")
     rows = [row for row in rows if seed in (None, row["seed"])]
+    metrics = sweeps.by_settings(read_rows(folder / "metrics.jsonl"))
+    tables = []
+    for name, group in sweeps.by_settings(rows).items():
+        table = _selection_table(group, metrics.get(name, []), names, top_k)
+        tables.append(f"{name}\n{table}" if name else table)
+    return "\n\n".join(tables)
+
+
+def _selection_table(
+    rows: list[Any], metrics: list[Any], names: list[str], top_k: int
+) -> str:
+    """The table of one setting's seeds."""
+    from jdql.report import selection
+
     note = ""
     if names == ["all"]:
         names = list(selection.NAMES)
@@ -129,13 +157,17 @@ def select(folder: Path, names: list[str], top_k: int, seed: int | None = None) 
                 f"\noffline is left out: with top_k={top_k} it needs {top_k + 1} "
                 f"evaluations, and there are {fewest}"
             )
-    metrics = read_rows(folder / "metrics.jsonl")
     summary = selection.select(rows, metrics, names, top_k)
     return selection.format_selection(summary) + note
 
 
 def evaluate(
-    config: Config, folder: Path, *, step: str = "last", seed: int | None = None
+    config: Config,
+    folder: Path,
+    *,
+    step: str = "last",
+    seed: int | None = None,
+    sweep: Sweep = (),
 ) -> list[dict[str, Any]]:
     """Plays the policies of a run.
 
@@ -144,51 +176,51 @@ def evaluate(
       folder: the run folder.
       step: "last", "best" or the number of a kept checkpoint.
       seed: one seed of the run; None plays all.
+      sweep: values of swept settings; those that are not named are all played.
 
     Returns:
-      A row for each seed, as in `evaluations.jsonl`.
+      A row for each member, as in `evaluations.jsonl`.
 
     Raises:
       FileNotFoundError: the run has no checkpoint yet.
-      ValueError: it has no such seed or step.
+      ValueError: it has no such seed, swept value or step.
     """
     import jax
 
     from jdql.agents.base import scaled
     from jdql.data.normalize import blank
     from jdql.envs.references import normalized
-    from jdql.runtime import checkpoint, distributed
-    from jdql.runtime.evaluate import Rollouts, versions
+    from jdql.runtime import checkpoint, distributed, members
+    from jdql.runtime.evaluate import versions
     from jdql.runtime.metrics import evaluation_rows
-    from jdql.types import DataSpec
+    from jdql.runtime.playing import open_rollouts
 
     checkpoints = folder / "checkpoints"
-    number = int(step) if step.isdigit() else None
-    saved = checkpoint.metadata(checkpoints, number)
-    member, seeds = None, saved["seeds"]
-    if seed is not None:
-        if seed not in seeds:
-            raise ValueError(f"{folder} has no seed {seed}: its seeds are {seeds}")
-        member, seeds = seeds.index(seed), [seed]
-    stored = saved["spec"]  # JSON knows no tuples
-    bounds = {name: tuple(stored[name]) for name in ("action_low", "action_high")}
-    spec = DataSpec(**{**stored, **bounds})
-    make = importlib.import_module(type(config.agent).__module__).make
-    agent = scaled(make(config.agent, spec), blank(config.data, spec.observation_dim))
-    keys = jax.random.split(jax.random.key(0), len(saved["seeds"]))
+    saved = checkpoint.metadata(checkpoints, int(step) if step.isdigit() else None)
+    every = members.rows(config)
+    chosen = _chosen(every, folder, seed, sweep)
+    rows = [every[i] for i in chosen]
+    spec = _spec(saved["spec"])
+    module = importlib.import_module(type(config.agent).__module__)
+    scaling = blank(config.data, spec.observation_dim)
+
+    def maker(settings: Any, spec: Any):
+        return scaled(module.make(settings, spec), scaling)
+
+    agent = maker(config.agent, spec)
+    keys = jax.random.split(jax.random.key(0), len(every))
     stacked = jax.eval_shape(jax.vmap(lambda key: agent.policy(agent.init(key))), keys)
-    policies = checkpoint.restore_policy(checkpoints, stacked, step, member)
-    if member is not None:
-        policies = jax.tree.map(lambda leaf: leaf[None], policies)
-    mesh = distributed.member_mesh(len(seeds))
-    policies = jax.device_put(policies, distributed.sharded(mesh))
-    with Rollouts(agent, seeds, spec, config.eval, mesh=mesh) as rollouts:
-        result = rollouts(policies)
+    policies = checkpoint.restore_policy(checkpoints, stacked, step, chosen)
+    mesh = distributed.member_mesh(len(rows))
+    shard = distributed.sharded(mesh)
+    hyper = jax.device_put(members.stacked(rows).hyper, shard)
+    with open_rollouts(maker, config.agent, spec, config.eval, rows, mesh) as play:
+        result = play(jax.device_put(policies, shard), hyper, lambda: False)
     reference = config.eval.reference
     scores = normalized(result.returns, reference) if reference else None
     return evaluation_rows(
         saved["step"],
-        seeds,
+        [row["seed"] for row in rows],
         result.returns,
         result.lengths,
         scores,
@@ -196,13 +228,46 @@ def evaluate(
         env=config.eval.env,
         reference=reference,
         versions=versions(),
-        best_steps=[saved["best_steps"][saved["seeds"].index(s)] for s in seeds],
+        best_steps=[saved["best_steps"][i] for i in chosen],
+        settings=members.settings(rows),
     )
+
+
+def _chosen(
+    rows: list[dict[str, Any]], folder: Path, seed: int | None, sweep: Sweep
+) -> list[int]:
+    """The positions of the members of a seed and of some values of swept settings."""
+    seeds = list(dict.fromkeys(row["seed"] for row in rows))
+    if seed is not None and seed not in seeds:
+        raise ValueError(f"{folder} has no seed {seed}: its seeds are {seeds}")
+    wanted = dict(sweep)
+    for name, values in wanted.items():
+        trained = list(dict.fromkeys(row.get(name) for row in rows))
+        missing = [value for value in values if value not in trained]
+        if trained == [None]:
+            raise ValueError(f"{folder} did not sweep {name}")
+        if missing:
+            raise ValueError(f"{folder} has no {name}={missing[0]:g}: it has {trained}")
+    return [
+        i
+        for i, row in enumerate(rows)
+        if seed in (None, row["seed"])
+        and all(row[name] in values for name, values in wanted.items())
+    ]
+
+
+def _spec(stored: dict[str, Any]) -> DataSpec:
+    """The sizes and bounds of the data; JSON knows no tuples."""
+    from jdql.types import DataSpec
+
+    bounds = {name: tuple(stored[name]) for name in ("action_low", "action_high")}
+    return DataSpec(**{**stored, **bounds})
 
 
 def format_rows(rows: list[dict[str, Any]], step: str) -> str:
     """A line for each seed and one for their mean, and what was measured."""
     from jdql.envs.references import describe
+    from jdql.report.sweeps import by_settings, swept
 
     first = rows[0]
     episodes = len(first["returns"])
@@ -212,14 +277,17 @@ def format_rows(rows: list[dict[str, Any]], step: str) -> str:
     scored = first["score_mean"] is not None
     for row, best in zip(rows, first["best_steps"], strict=True):
         at = best if step == "best" else row["step"]
+        values = "".join(f"  {name} {value:g}" for name, value in swept(row).items())
         score = f"score {row['score_mean']:8.3f}  " if scored else ""
         lines.append(
-            f"seed {row['seed']:3d}  update {at:8d}  {score}"
+            f"seed {row['seed']:3d}{values}  update {at:8d}  {score}"
             f"return {row['return_mean']:10.3f}  length {row['length_mean']:7.1f}"
         )
     unit = "score" if scored else "return"
-    mean = sum(row[f"{unit}_mean"] for row in rows) / len(rows)
-    lines.append(f"mean {unit} over {len(rows)} seed(s): {mean:.3f}")
+    for name, group in by_settings(rows).items():
+        mean = sum(row[f"{unit}_mean"] for row in group) / len(group)
+        what = f"{len(group)} seed(s)" + (f" with {name}" if name else "")
+        lines.append(f"mean {unit} over {what}: {mean:.3f}")
     if step == "best":
         lines.append("best was chosen in the simulator: it is optimistic")
     if scored:

@@ -18,7 +18,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -218,7 +218,7 @@ def restore_policy(
     directory: str | os.PathLike,
     abstract_policy: PyTree,
     step: str | int = "last",
-    member: int | None = None,
+    member: int | Sequence[int] | None = None,
     sharding: Sharding | None = None,
 ) -> PyTree:
     """Restores policies for acting; the `train` item is not read.
@@ -228,7 +228,8 @@ def restore_policy(
       abstract_policy: arrays or `jax.ShapeDtypeStruct`s of the stacked policies.
       step: "last", the current policies of the latest step; "best", each member's best
         policy so far; or the number of a kept step.
-      member: index of one member, which takes the member axis away; None, all of them.
+      member: index of one member, which takes the member axis away; or the indices of
+        several; None, all of them.
       sharding: of every leaf; the first device by default.
 
     Raises:
@@ -243,11 +244,12 @@ def restore_policy(
     )
     if member is not None:
         members = jax.tree.leaves(stacked)[0].shape[0]
-        if not 0 <= member < members:
+        index = np.asarray(member)
+        if not ((index >= 0) & (index < members)).all():
             raise ValueError(
                 f"no member {member} in {directory}: it has {members}, counted from 0"
             )
-        stacked = jax.tree.map(lambda leaf: leaf[member], stacked)
+        stacked = jax.tree.map(lambda leaf: leaf[index], stacked)
     return jax.device_put(
         stacked, sharding or SingleDeviceSharding(jax.local_devices()[0])
     )

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import gymnasium
 import numpy as np
@@ -89,6 +90,24 @@ def test_random_play_is_a_fixed_dataset():
     speed = (a["next_observations"][:, 0] - a["observations"][:, 0]) / 0.05
     cost = 0.1 * np.square(a["actions"]).sum(1)
     np.testing.assert_allclose(a["rewards"], speed - cost, atol=1e-5)
+
+
+class Rows(NamedTuple):
+    observation: np.ndarray
+    next_observation: np.ndarray
+    reward: np.ndarray
+
+
+def test_caution_prices_the_fastest_steps():
+    speed = np.arange(1.0, 22.0)  # 21 steps: the 95 % quantile is the 20th speed, 20
+    before = np.zeros((21, 18))
+    after = before + 0.05 * speed[:, None]
+    rows = Rows(before, after, speed.astype(np.float32))
+    priced = safety_halfcheetah.cautious(rows)
+    np.testing.assert_allclose(priced.reward[:20], speed[:20])
+    assert priced.reward[20] == pytest.approx(21 - 10 * (21 - 20), rel=1e-5)
+    assert priced.reward.dtype == np.float32
+    np.testing.assert_array_equal(priced.observation, before)
 
 
 def test_score_is_the_benchmarks_own():

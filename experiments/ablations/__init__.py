@@ -1,0 +1,1 @@
+"""What one setting does, from runs that differ in nothing else."""

@@ -1,0 +1,162 @@
+"""Draws the paper's own experiments, and trains for them what is not trained yet.
+
+    python -m experiments.figures bandit    four ways of cloning, and of Q-learning
+    python -m experiments.figures steps     score and update time against T
+    python -m experiments.figures eta       what the weight of the Q term does
+
+Figures go to --out as PNG and PDF. Every command can be interrupted: given again, it
+goes on with what is there. The default sizes are those of two CPU cores: 15 minutes,
+an hour, an hour; --full is the authors' size, for a GPU.
+
+steps and eta take --config.SECTION.FIELD=VALUE like experiments.run.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from absl import flags
+
+from experiments import cli
+from experiments.overrides import Override
+
+
+def define(values: flags.FlagValues) -> None:
+    """The program's flags."""
+    flags.DEFINE_string("out", "figures", "folder of the figures", flag_values=values)
+    flags.DEFINE_string(
+        "runs", "runs/figures", "steps, eta: folder of the runs", flag_values=values
+    )
+    flags.DEFINE_bool("full", False, "the authors' size", flag_values=values)
+    flags.DEFINE_integer("seed", 0, "the first seed", flag_values=values)
+    flags.DEFINE_integer(
+        "seeds",
+        None,
+        "how many; 2 without it, 5 with --full",
+        lower_bound=1,
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "config",
+        None,
+        "eta: the task; safety_halfcheetah where its data is, else walker2d_medium. "
+        "steps: the task beside the bandit; walker2d_medium",
+        flag_values=values,
+    )
+    flags.DEFINE_bool(
+        "shifted",
+        False,
+        "bandit: draw BCQ's actions with their shift, which the authors leave out",
+        flag_values=values,
+    )
+
+
+def bandit(values: flags.FlagValues, overrides: list[Override]) -> int:
+    """The two-dimensional bandit."""
+    if overrides or values.config:
+        raise ValueError("bandit takes no --config: its methods are fixed")
+    seeds = _seeds(values)
+    _configure(len(seeds))
+    from experiments.bandit import experiment, panels
+
+    budget = panels.FULL if values.full else panels.DEFAULT
+    written = experiment.run(
+        Path(values.out), seeds, budget, shifted=values.shifted, log=_tell
+    )
+    return _report(written)
+
+
+def steps(values: flags.FlagValues, overrides: list[Override]) -> int:
+    """The number of diffusion steps."""
+    seeds = _seeds(values)
+    _configure(len(seeds))
+    from experiments.ablations import steps as experiment
+
+    tasks = dict.fromkeys(("bandit", values.config or "walker2d_medium"))
+    return _report(
+        experiment.run(
+            list(tasks),
+            seeds,
+            Path(values.out),
+            Path(values.runs) / "steps",
+            full=values.full,
+            overrides=overrides,
+            log=_tell,
+        )
+    )
+
+
+def eta(values: flags.FlagValues, overrides: list[Override]) -> int:
+    """The interplay of the two losses."""
+    seeds = _seeds(values)
+    from experiments.ablations import eta as experiment
+
+    _configure(len(experiment.ETAS) * len(seeds))
+    task = values.config or experiment.default_task(_tell)
+    config = experiment.config_of(
+        task,
+        seeds,
+        Path(values.runs) / "eta",
+        full=values.full,
+        overrides=overrides,
+    )
+    return _report(experiment.run(config, Path(values.out), log=_tell))
+
+
+COMMANDS: dict[str, Callable[[flags.FlagValues, list[Override]], int]] = {
+    "bandit": bandit,
+    "steps": steps,
+    "eta": eta,
+}
+
+
+def _seeds(values: flags.FlagValues) -> range:
+    count = values.seeds or (5 if values.full else 2)
+    return range(values.seed, values.seed + count)
+
+
+def _configure(members: int) -> None:
+    """Sets JAX up for so many members, and asks for matplotlib before training."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ValueError("matplotlib is not installed: run pip install 'jdql[plot]'")
+    from jdql.config import RunConfig
+    from jdql.runtime import distributed
+
+    distributed.configure(members, cache=RunConfig().compilation_cache)
+
+
+def _report(written: list[Path] | None) -> int:
+    """Says what was written, or that the user has stopped the training."""
+    if written is None:
+        _tell("stopped: the same command goes on")
+        return 130
+    _tell("\n" + "\n".join(f"wrote {path}" for path in written))
+    return 0
+
+
+def _tell(line: str) -> None:
+    """A line for the user, at once even where the output is a file."""
+    print(line, flush=True)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    name = arguments.pop(0) if arguments and arguments[0] in COMMANDS else None
+
+    def program(values: flags.FlagValues, overrides: list[Override]) -> int:
+        if name is None:
+            raise ValueError(
+                f"say what to draw: python -m experiments.figures "
+                f"{'|'.join(COMMANDS)} [options]"
+            )
+        return COMMANDS[name](values, overrides)
+
+    return cli.run(program, define, __doc__ or "", arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -50,7 +50,7 @@ class Transition(NamedTuple):
 
 
 class DataSpec(NamedTuple):
-    """What an agent must know of its data: sizes, and the action bounds per dimension."""
+    """What an agent must know of its data: sizes, and bounds of each action."""
 
     observation_dim: int
     action_dim: int
@@ -67,18 +67,24 @@ class Denoiser(Protocol):
 
     def __call__(
         self, x_k: Float[Array, "*B A"], k: Int[Array, "..."], /
-    ) -> Float[Array, "*B A"]: ...
+    ) -> Float[Array, "*B A"]:
+        """Returns x0_hat for the noisy sample `x_k` at step `k`."""
+        ...
 
 
 @runtime_checkable
 class Guidance(Protocol):
     """Maps a denoiser to a denoiser."""
 
-    def __call__(self, denoiser: Denoiser, /) -> Denoiser: ...
+    def __call__(self, denoiser: Denoiser, /) -> Denoiser:
+        """Returns the guided denoiser."""
+        ...
 
 
 @runtime_checkable
 class Constraint(Protocol):
     """Maps a sample to the nearest one that is allowed."""
 
-    def __call__(self, x: Float[Array, "*B A"], /) -> Float[Array, "*B A"]: ...
+    def __call__(self, x: Float[Array, "*B A"], /) -> Float[Array, "*B A"]:
+        """Returns the nearest allowed sample."""
+        ...

@@ -37,7 +37,7 @@ class Config:
     diffusion_steps: int = 5
     schedule: str = "vp"
     variance: str = "posterior"  # or "beta", the paper's text
-    unroll: int | None = None  # steps laid out in a row; None: all, up to 10
+    unroll: int = 1  # steps of the chain laid out in a row
     # networks
     hidden: tuple[int, ...] = (256, 256, 256)
     step_dim: int = 16
@@ -117,8 +117,7 @@ def make(config: Config, spec: DataSpec) -> Agent:
             return actor.apply(policy, x_k, k, observation[None])
 
         denoiser = constraints.constrain(process.denoiser(schedule, predict), to_bounds)
-        unroll = config.unroll or (K if K <= 10 else 1)
-        x0 = samplers.reverse_chain(denoiser, steps, draws, unroll=unroll)
+        x0 = samplers.reverse_chain(denoiser, steps, draws, unroll=config.unroll)
         return to_bounds(x0)[0], carry
 
     return Agent(init, sample_batch, draw, update_step, policy, no_carry, act)

@@ -56,7 +56,7 @@ class Config:
     diffusion_steps: int = 5
     schedule: str = "vp"
     variance: str = "posterior"  # or "beta", the paper's text
-    unroll: int | None = None  # steps laid out in a row; None: all, up to 10
+    unroll: int = 1  # steps of the chain laid out in a row
     remat: bool = False
     # networks
     hidden: tuple[int, ...] = (256, 256, 256)
@@ -124,7 +124,6 @@ def build(config: Config, spec: DataSpec) -> Parts:
     K = config.diffusion_steps
     schedule = schedules.make_schedule(config.schedule, K)
     steps = samplers.reverse_steps(schedule, config.variance)
-    unroll = config.unroll or (K if K <= 10 else 1)
     to_bounds = constraints.clip_to(*action_bounds(spec))
     actor = NoiseNetwork(spec.action_dim, config.hidden, config.step_dim)
 
@@ -134,7 +133,7 @@ def build(config: Config, spec: DataSpec) -> Parts:
 
         denoiser = constraints.constrain(process.denoiser(schedule, predict), to_bounds)
         x0 = samplers.reverse_chain(
-            denoiser, steps, draws, unroll=unroll, remat=config.remat
+            denoiser, steps, draws, unroll=config.unroll, remat=config.remat
         )
         return to_bounds(x0)
 

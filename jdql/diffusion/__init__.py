@@ -1,1 +1,1 @@
-"""Diffusion: noising, losses and reverse chains.  No networks, no reinforcement learning."""
+"""Noising, denoising losses and reverse chains: no networks, no RL."""

@@ -12,7 +12,7 @@ once in float64.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,10 +32,10 @@ class ReverseSteps(NamedTuple):
       noise: `[n]`, standard deviation of the noise added, 0 in the last row.
     """
 
-    k: np.ndarray
-    x0: np.ndarray
-    xk: np.ndarray
-    noise: np.ndarray
+    k: Any
+    x0: Any
+    xk: Any
+    noise: Any
 
     @property
     def steps(self) -> int:

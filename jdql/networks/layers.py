@@ -1,4 +1,4 @@
-"""Layers: PyTorch-style dense layers, Mish, sinusoidal features of the diffusion step."""
+"""PyTorch-style dense layers, Mish, and features of the diffusion step."""
 
 from __future__ import annotations
 

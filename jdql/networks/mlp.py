@@ -54,7 +54,7 @@ class NoiseNetwork(nn.Module):
         k: Int[Array, "..."],
         observation: Float[Array, "*B O"],
     ) -> Float[Array, "*B A"]:
-        """Predicted noise.  `k` in 0..K-1, a scalar or of the leading shape of `x_k`."""
+        """Predicted noise; `k` in 0..K-1, a scalar or of the leading shape of x_k."""
         features = step_features(k, self.step_dim)
         features = MLP((2 * self.step_dim,), self.step_dim, name="step")(features)
         features = jnp.broadcast_to(features, (*x_k.shape[:-1], self.step_dim))
@@ -76,7 +76,7 @@ class Critic(nn.Module):
     @nn.compact
     def __call__(
         self, observation: Float[Array, "*B O"], action: Float[Array, "*B A"]
-    ) -> Float[Array, "M *B"]:
+    ) -> Float[Array, "M *B"]:  # noqa: F821
         """The value of every member for each pair, `[M, *B]`."""
         x = jnp.concatenate([observation, action], axis=-1)
         ensemble = nn.vmap(

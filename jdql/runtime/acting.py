@@ -56,7 +56,7 @@ def batched(agent: Agent, mesh: Mesh) -> Callable[..., tuple[Array, Carry]]:
     def act(rows: Rows, carries: Carry, t: Array) -> tuple[Array, Carry]:
         return mapped((rows, carries), t)
 
-    return jax.jit(act, donate_argnums=1)
+    return jax.jit(act, donate_argnums=distributed.donated(mesh, 1))
 
 
 def _looped_act(

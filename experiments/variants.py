@@ -13,12 +13,12 @@ from jdql.config import Config, DataConfig, EvalConfig
 
 
 def quick(config: Config) -> Config:
-    """Minutes on two CPU cores: four seeds, 5000 updates, the same code and data."""
+    """Minutes on two CPU cores: four seeds, 4000 updates, the same code and data."""
     return dataclasses.replace(
         config,
         seeds=4,
-        train=dataclasses.replace(config.train, steps=5_000),
-        eval=dataclasses.replace(config.eval, every=2_500, episodes=10),
+        train=dataclasses.replace(config.train, steps=4_000),
+        eval=dataclasses.replace(config.eval, every=2_000, episodes=10),
     )
 
 

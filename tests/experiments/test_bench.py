@@ -1,0 +1,54 @@
+"""The speed benchmark: its counting, its errors, and a real run of one mode."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from experiments import bench
+
+
+def test_flops_of_an_update_by_hand():
+    # Batch 1, one diffusion step; layers 39-256-256-256-6 and 23-256-256-256-1.
+    actor = 39 * 256 + 2 * 256 * 256 + 256 * 6
+    critic = 23 * 256 + 2 * 256 * 256 + 256
+    back_to_input = 2 * 256 * 256 + 256 * 6  # hidden and output layers of the actor
+    target = actor + 2 * critic
+    on_data = 2 * critic + 2 * critic + 2 * (2 * 256 * 256 + 256)
+    cloning = 2 * actor + back_to_input + 16 * 256
+    policy = 2 * actor + back_to_input + 22 * 256
+    raised = 2 * critic + 2 * 256 * 256 + 256 + 6 * 256
+    expected = 2 * (target + on_data + cloning + policy + raised)
+    assert bench.update_flops(steps=1, batch=1) == pytest.approx(expected)
+
+
+def test_flops_grow_by_a_forward_and_a_training_pass_per_step():
+    growth = bench.update_flops(6, 256) - bench.update_flops(5, 256)
+    actor = 39 * 256 + 2 * 256 * 256 + 256 * 6
+    assert growth / (2 * 256 * actor) == pytest.approx(4, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["fly"], "'fly' cannot be measured"),
+        (["act", "--batch=0"], "--batch takes whole numbers"),
+        (["act", "--config.seeds=3"], "takes no --config"),
+    ],
+)
+def test_mistakes_are_one_line(arguments, message, capsys):
+    assert bench.main(arguments) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_acting_is_measured(tmp_path, capsys):
+    file = tmp_path / "rows.json"
+    assert bench.main(["act", "--batch=1", "--steps=1", f"--json={file}"]) == 0
+    machine, row = json.loads(file.read_text())
+    assert machine["large_square_gflops"] > 0
+    assert row["p99_ms"] >= row["median_ms"] > 0
+    assert row["decisions_per_s"] == pytest.approx(1e3 / row["median_ms"])
+    assert "decisions_per_s" in capsys.readouterr().out

@@ -28,8 +28,9 @@ PREFERRED, OTHERWISE = "safety_halfcheetah", "walker2d_medium"
 
 
 class Curve(NamedTuple):
-    """One quantity at every eta: `values` is [eta, seed]."""
+    """One quantity at every eta: its axis has `label`, and `values` is [eta, seed]."""
 
+    title: str
     label: str
     values: np.ndarray
 
@@ -97,30 +98,30 @@ def read(folder: Path) -> tuple[np.ndarray, list[Curve]]:
     Raises:
       ValueError: the run has swept something else.
     """
-    finals, scored = runs.final_metrics(folder, ("bc_loss", "q_mean")), "return"
+    finals, unit = runs.final_metrics(folder, ("bc_loss", "q_mean")), "return"
     rows = runs.final_rows(folder)
     if NAME not in rows[0]:
         raise ValueError(f"{folder} has swept no {NAME}")
     if rows[0]["score_mean"] is not None:
-        scored = "normalised score"
+        unit = "normalised score"
     scores = [{**row, "score": runs.final_score(row)} for row in rows]
     etas = sorted({row[NAME] for row in rows})
 
-    def curve(label: str, members: Sequence[dict], name: str) -> Curve:
+    def curve(title: str, label: str, members: Sequence[dict], name: str) -> Curve:
         values = [[m[name] for m in members if m[NAME] == eta] for eta in etas]
-        return Curve(label, np.array(values))
+        return Curve(title, label, np.array(values))
 
     return np.array(etas), [
-        curve("behaviour-cloning loss", finals, "bc_loss"),
-        curve("mean Q at the data's actions", finals, "q_mean"),
-        curve(scored, scores, "score"),
+        curve("Cloning loss", "squared error of the noise", finals, "bc_loss"),
+        curve("Q of the data", "mean Q, in discounted reward", finals, "q_mean"),
+        curve("Score", unit, scores, "score"),
     ]
 
 
 def table(etas: np.ndarray, curves: Sequence[Curve]) -> str:
     """Means over seeds, one line for each eta."""
-    lines = [f"{'eta':>6}" + "".join(f"{c.label:>32}" for c in curves)]
+    lines = [f"{'eta':>6}" + "".join(f"{c.title:>16}" for c in curves)]
     for i, eta in enumerate(etas):
-        cells = (f"{curve.values[i].mean():32.4g}" for curve in curves)
+        cells = (f"{curve.values[i].mean():16.4g}" for curve in curves)
         lines.append(f"{eta:6g}" + "".join(cells))
     return "\n".join(lines)

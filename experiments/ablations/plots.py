@@ -24,6 +24,8 @@ def steps(points: Mapping[str, Sequence[Any]], note: str) -> Any:
       A matplotlib figure.
     """
     with styled():
+        from matplotlib.ticker import LogLocator
+
         figure, (left, right) = _figure(2, note)
         for colour, (task, line) in zip(COLOURS, points.items(), strict=False):
             T = np.array([point.steps for point in line])
@@ -36,13 +38,15 @@ def steps(points: Mapping[str, Sequence[Any]], note: str) -> Any:
         left.set_ylabel("normalised score")
         right.set_ylabel("milliseconds per update")
         right.set_yscale("log")
-        right.yaxis.set_major_formatter("{x:g}")
         for axis in (left, right):
             axis.set_xscale("log", base=2)
             axis.set_xticks(T, [str(t) for t in T])
             axis.minorticks_off()
             axis.set_xlabel("diffusion steps T")
-        left.set_ylim(bottom=min(0, left.get_ylim()[0]))
+        right.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        right.yaxis.set_major_formatter("{x:g}")
+        low, high = left.get_ylim()
+        left.set_ylim(min(0, low), max(1, high) * 1.15)  # room for the legend
         left.legend(loc="best", fontsize=8.5)
     return figure
 
@@ -62,7 +66,7 @@ def eta(etas: np.ndarray, curves: Sequence[Any], note: str) -> Any:
         figure, axes = _figure(len(curves), note)
         for axis, colour, curve in zip(axes, COLOURS, curves, strict=False):
             _with_dots(axis, etas, curve.values, colour)
-            heading(axis, curve.label[0].upper() + curve.label[1:], "")
+            heading(axis, curve.title, "")
             axis.set_xscale("symlog", linthresh=ZERO_TO, linscale=0.6)
             axis.set_xticks(etas, [f"{value:g}" for value in etas])
             axis.minorticks_off()

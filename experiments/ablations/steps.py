@@ -92,7 +92,8 @@ def run(
         for config in planned:
             if not runs.trained(config, log):
                 return None
-        points[task] = [_point(config) for config in planned]
+        label = f"{task}, {planned[0].train.steps:,} updates"
+        points[label] = [_point(config) for config in planned]
     log("\n" + table(points))
     first = speed.read(Path(planned[0].run.dir))
     assert first is not None
@@ -131,11 +132,11 @@ def _point(config: Config) -> Point:
 
 def table(points: dict[str, list[Point]]) -> str:
     """Score and update time, one line for each task and T."""
-    lines = [f"{'task':20}{'T':>4}{'score':>9}{'ms / update':>13}   score by seed"]
+    lines = [f"{'task':36}{'T':>4}{'score':>9}{'ms / update':>13}   score by seed"]
     for task, line in points.items():
         for T, scores, milliseconds in line:
             each = " ".join(f"{score:.1f}" for score in scores)
             lines.append(
-                f"{task:20}{T:4d}{np.mean(scores):9.1f}{milliseconds:13.2f}   {each}"
+                f"{task:36}{T:4d}{np.mean(scores):9.1f}{milliseconds:13.2f}   {each}"
             )
     return "\n".join(lines)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -76,14 +76,14 @@ def settings(members: Sequence[Mapping[str, Any]]) -> list[Row]:
     return [{n: v for n, v in member.items() if n != "seed"} for member in members]
 
 
-def listed(members: Sequence[Mapping[str, Any]], values: Sequence[float]) -> str:
+def listed(members: Sequence[Mapping[str, Any]], values: Iterable[float]) -> str:
     """A value (S,) of every member in one line: by seed, or the mean by setting."""
     groups: dict[str, list[float]] = {}
     for swept, value in zip(settings(members), values, strict=True):
         name = " ".join(f"{name}={setting:g}" for name, setting in swept.items())
         groups.setdefault(name, []).append(value)
     if list(groups) == [""]:
-        return "seeds: " + " ".join(f"{value:.1f}" for value in values)
+        return "seeds: " + " ".join(f"{value:.1f}" for value in groups[""])
     means = (f"{name}: {np.mean(group):.1f}" for name, group in groups.items())
     return "; ".join(means)
 

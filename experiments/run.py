@@ -106,7 +106,7 @@ def launch(config: Config, asked: str = "") -> int:
     from jdql.envs import simulator
     from jdql.runtime import collect, distributed, members, processes, train
 
-    log = tell if processes.is_first() else _silent
+    log = processes.first_only(tell)
     mesh = distributed.member_mesh(len(members.rows(config)))  # for its errors
     make = importlib.import_module(type(config.agent).__module__).make
     chosen, resume = _choose(config, asked)
@@ -163,10 +163,6 @@ def _members_line(config: Config, devices: int) -> str:
         line += f" for each of {combinations} settings"
     idle = f" of {jax.device_count()}" if devices < jax.device_count() else ""
     return f"{line}, on {devices}{idle} device(s)"
-
-
-def _silent(line: str) -> None:
-    """The log of the processes that are not the first."""
 
 
 def tell(line: str) -> None:

@@ -118,12 +118,17 @@ def check_sweep(config: Config) -> None:
                 f"of their own. Start a run for each: --config.{name}=VALUE"
             )
         if name not in known:
-            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
             raise ValueError(
                 f"{name} cannot be swept: the float settings of the agent can, and the "
-                f"nearest of them is {', '.join(nearest)}"
+                f"nearest of them is {_nearest(field, floats)}"
             )
         if names.count(name) > 1 or not values or len(set(values)) < len(values):
             raise ValueError(
                 f"{name} must be swept once, over different values; got {values}"
             )
+
+
+def _nearest(field: str, floats: list[str]) -> str:
+    last = field.rpartition(".")[2]
+    found = difflib.get_close_matches(last, floats, n=1, cutoff=0.0)
+    return SWEPT + found[0] if found else "none"

@@ -1,4 +1,4 @@
-"""Means of metrics over updates, equal to the bit however updates were grouped."""
+"""Metrics of several updates: their means, and the first that is not finite."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 class Means:
     """Sums up (S, updates) arrays by metric name, and gives their means (S,).
 
-    Updates are added one after another in float64, and what is not yet taken goes into
+    Updates are added one after another in float64, so that the result is the same to
+    the bit however they are grouped, and what is not yet taken goes into
     a checkpoint: a resumed run gives the means of an unbroken one.
     """
 
@@ -41,3 +42,24 @@ class Means:
         """What JSON can hold, exactly, and `Means` goes on from."""
         sums = {name: sums.tolist() for name, sums in self._sums.items()}
         return {"count": self._count, "sums": sums}
+
+
+def first_non_finite(values: Mapping[str, NDArray]) -> tuple[str, int, int] | None:
+    """The metric, member and update of the earliest number that is none.
+
+    Args:
+      values: (S, updates) by metric name.
+
+    Returns:
+      Its name and its two indices; None where all numbers are finite.
+    """
+    found: list[tuple[int, str, int]] = []
+    for name, value in values.items():
+        bad = np.argwhere(~np.isfinite(value))
+        if len(bad):
+            member, update = bad[np.argmin(bad[:, 1])].tolist()
+            found.append((update, name, member))
+    if not found:
+        return None
+    update, name, member = min(found, key=lambda each: each[0])
+    return name, member, update

@@ -66,6 +66,11 @@ def is_first() -> bool:
     return alone() or jax.process_index() == 0
 
 
+def first_only(log: Callable[[str], None]) -> Callable[[str], None]:
+    """The log in the first process; one that says nothing in the others."""
+    return log if is_first() else lambda line: None
+
+
 def own_members(members: int) -> slice:
     """Which of the members this process has."""
     if alone():

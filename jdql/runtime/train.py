@@ -20,35 +20,18 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from jdql.agents.base import Agent, Maker, State, scaled
+from jdql.agents.base import Agent, Maker, scaled
 from jdql.config import Config
 from jdql.data.dataset import Source
 from jdql.envs.references import normalized
-from jdql.runtime import distributed, evaluate, members, processes
-from jdql.runtime.checkpoint import (
-    Checkpoints,
-    keep_better,
-    metadata,
-    restore_policy,
-    restore_train,
-    steps,
-)
-from jdql.runtime.means import Means
-from jdql.runtime.members import Members, make_chunk, make_init, member_agent
+from jdql.runtime import checkpoint, distributed, evaluate, members, processes
+from jdql.runtime.means import Means, first_non_finite
+from jdql.runtime.members import Members as Members
+from jdql.runtime.members import make_chunk, make_init
 from jdql.runtime.metrics import Writer, evaluation_rows, read_rows
 from jdql.runtime.playing import open_rollouts
 from jdql.runtime.stopping import Stopped, signals
 from jdql.types import DataSpec
-
-__all__ = [
-    "Members",
-    "NonFiniteError",
-    "Outcome",
-    "make_chunk",
-    "make_init",
-    "member_agent",
-    "run",
-]
 
 
 class Outcome(NamedTuple):
@@ -90,15 +73,10 @@ def run(
       NonFiniteError: a metric is not finite; names the seed, the metric and the step.
       ValueError, OSError: bad settings, or a file that cannot be read or written.
     """
-    if not processes.is_first():
-        log = _silent
+    log = processes.first_only(log)
     with contextlib.ExitStack() as stack:
         stopping = stack.enter_context(signals(log))
         return _Run(config, make, source, directory, resume, log, stack)(stopping)
-
-
-def _silent(line: str) -> None:
-    """The log of the other processes."""
 
 
 class _Run:
@@ -115,53 +93,56 @@ class _Run:
         stack: contextlib.ExitStack,
     ) -> None:
         self.config, self.source, self.log = config, source, log
+        self.folder = directory / "checkpoints"
         self.rows = members.rows(config)
         self.seeds = [row["seed"] for row in self.rows]
         self.settings = members.settings(self.rows)
         self.mesh = distributed.member_mesh(len(self.rows))
         members.check(make, config, source.spec, source.dataset)
-
-        def maker(settings: Any, spec: DataSpec) -> Agent:
-            return scaled(make(settings, spec), source.scaling)
-
-        self.agent = maker(config.agent, source.spec)
+        self._define(make)
         self.play = None
         if config.eval.env and config.eval.episodes:
-            self.play = stack.enter_context(
-                open_rollouts(
-                    maker, config.agent, source.spec, config.eval, self.rows, self.mesh
-                )
+            rollouts = open_rollouts(
+                self.maker, config.agent, source.spec, config.eval, self.rows, self.mesh
             )
-        shard = distributed.sharded(self.mesh)
-        self.members = distributed.put(members.stacked(self.rows), shard)
-        self.dataset = distributed.put(
-            source.dataset, distributed.replicated(self.mesh)
-        )
-        self.chunks: dict[int, Callable] = {}
-        self.make_chunk = lambda length: make_chunk(
-            make, config.agent, source.spec, self.mesh, length
-        )
-        self.policies = jax.jit(jax.vmap(self.agent.policy), out_shardings=shard)
-        self.keep_better = jax.jit(keep_better, out_shardings=shard)
-        init = make_init(make, config.agent, source.spec, self.mesh)
-        self.folder = directory / "checkpoints"
-        resume = resume and bool(steps(self.folder))  # stopped before its first one
-        self.means = Means()
-        if resume:
-            self._restore(jax.eval_shape(init, self.members), shard)
-        else:
-            self.step, self.state = 0, init(self.members)
-            # A copy: the state is donated to the next chunk.
-            self.best = jax.tree.map(jnp.copy, self.policies(self.state))
-            self.best_scores = [-np.inf] * len(self.rows)
-            self.best_steps = [0] * len(self.rows)
+            self.play = stack.enter_context(rollouts)
+        everywhere = distributed.replicated(self.mesh)
+        self.members = distributed.put(members.stacked(self.rows), self.shard)
+        self.dataset = distributed.put(source.dataset, everywhere)
+        # It may have been stopped before its first checkpoint.
+        resume = resume and bool(checkpoint.steps(self.folder))
+        self._restore() if resume else self._begin()
         self.saved = self.step if resume else None
         self.checkpoints = stack.enter_context(
-            Checkpoints(self.folder, resume_step=self.step)
+            checkpoint.Checkpoints(self.folder, resume_step=self.step)
         )
         self.writer = self._open_writer(directory, stack)
         known = read_rows(directory / "evaluations.jsonl") if self.writer else []
         self.evaluated = {row["step"] for row in known}
+
+    def _define(self, make: Maker) -> None:
+        """The compiled functions."""
+        config, spec = self.config.agent, self.source.spec
+
+        def maker(settings: Any, spec: DataSpec) -> Agent:
+            return scaled(make(settings, spec), self.source.scaling)
+
+        self.maker, self.shard = maker, distributed.sharded(self.mesh)
+        policy = jax.vmap(maker(config, spec).policy)
+        self.policies = jax.jit(policy, out_shardings=self.shard)
+        self.keep_better = jax.jit(checkpoint.keep_better, out_shardings=self.shard)
+        self.init = make_init(make, config, spec, self.mesh)
+        self.chunks: dict[int, Callable] = {}
+        self.make_chunk = lambda length: make_chunk(
+            make, config, spec, self.mesh, length
+        )
+
+    def _begin(self) -> None:
+        self.step, self.state, self.means = 0, self.init(self.members), Means()
+        # A copy: the state is donated to the next chunk.
+        self.best = jax.tree.map(jnp.copy, self.policies(self.state))
+        self.best_scores = [-np.inf] * len(self.rows)
+        self.best_steps = [0] * len(self.rows)
 
     def _open_writer(
         self, directory: Path, stack: contextlib.ExitStack
@@ -179,11 +160,14 @@ class _Run:
         )
         return stack.enter_context(writer)
 
-    def _restore(self, abstract: State, sharding) -> None:
-        self.state = restore_train(self.folder, abstract, sharding=sharding)
-        policy = jax.eval_shape(self.policies, abstract)
-        self.best = restore_policy(self.folder, policy, "best", sharding=sharding)
-        saved = metadata(self.folder)
+    def _restore(self) -> None:
+        state = jax.eval_shape(self.init, self.members)
+        policy = jax.eval_shape(self.policies, state)
+        self.state = checkpoint.restore_train(self.folder, state, sharding=self.shard)
+        self.best = checkpoint.restore_policy(
+            self.folder, policy, "best", sharding=self.shard
+        )
+        saved = checkpoint.metadata(self.folder)
         self.step = saved["step"]
         self.means = Means(saved.get("means"))
         self.best_steps = saved["best_steps"]
@@ -249,14 +233,10 @@ class _Run:
             bar.set_postfix(shown, refresh=False)
 
     def _check_finite(self, values: dict[str, np.ndarray]) -> None:
-        bad = {n: np.argwhere(~np.isfinite(value)) for n, value in values.items()}
-        found = {
-            n: where[np.argmin(where[:, 1])] for n, where in bad.items() if len(where)
-        }
-        if not found:
+        found = first_non_finite(values)
+        if found is None:
             return
-        name = min(found, key=lambda n: found[n][1])
-        member, offset = found[name]
+        name, member, offset = found
         saved = "none" if self.saved is None else f"update {self.saved}"
         raise NonFiniteError(
             f"{members.describe(self.rows[member])}: {name} is "

@@ -264,9 +264,9 @@ def select_episodes(dataset: Dataset, episodes: str) -> Dataset:
         raise ValueError(f"data.episodes={episodes} keeps none of {count} episodes")
     bounds = [0, *dataset.episode_ends.tolist()]
     begin, end = bounds[kept.start], bounds[kept.stop]
-    rows = Dataset(*(field[begin:end] for field in dataset[:-1]), dataset.episode_ends)
+    fields: list[Any] = [field[begin:end] for field in dataset[:-1]]
     ends = dataset.episode_ends[kept.start : kept.stop] - np.int32(begin)
-    return rows._replace(episode_ends=ends)
+    return Dataset(*[*fields, ends])
 
 
 def episode_returns(dataset: Dataset) -> np.ndarray:

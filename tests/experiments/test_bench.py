@@ -7,6 +7,7 @@ import json
 import pytest
 
 from experiments import bench
+from experiments.benchmarks.training import update_flops
 
 
 def test_flops_of_an_update_by_hand():
@@ -20,11 +21,11 @@ def test_flops_of_an_update_by_hand():
     policy = 2 * actor + back_to_input + 22 * 256
     raised = 2 * critic + 2 * 256 * 256 + 256 + 6 * 256
     expected = 2 * (target + on_data + cloning + policy + raised)
-    assert bench.update_flops(steps=1, batch=1) == pytest.approx(expected)
+    assert update_flops(steps=1, batch=1) == pytest.approx(expected)
 
 
 def test_flops_grow_by_a_forward_and_a_training_pass_per_step():
-    growth = bench.update_flops(6, 256) - bench.update_flops(5, 256)
+    growth = update_flops(6, 256) - update_flops(5, 256)
     actor = 39 * 256 + 2 * 256 * 256 + 256 * 6
     assert growth / (2 * 256 * actor) == pytest.approx(4, abs=0.05)
 

@@ -1,0 +1,176 @@
+"""Updates per second, and what compiling them takes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from experiments.benchmarks.machine import Row, Settings, median_of_blocks
+
+WALKER2D = (17, 6)  # sizes of observation and action
+ROWS = 1_000_000
+
+
+def update_flops(steps: int, batch: int, sizes: tuple[int, int] = WALKER2D) -> float:
+    """Matrix-product FLOPs that one Diffusion-QL update cannot do without.
+
+    A product of (B, I) and (I, F) is 2 B I F, whether it makes an output, a gradient of
+    the weights or a gradient of the input.  Gradients of inputs that nothing depends on
+    (observations, noise, the head that only normalises) are not counted.
+    """
+    O, A = sizes
+    features, width = 16, 256
+    hidden = 2 * width * width
+    actor = (A + features + O) * width + hidden + width * A
+    actor_input = (A + features) * width + hidden + width * A  # gradient of its inputs
+    critic = (O + A) * width + hidden + width
+    target = steps * actor + 2 * critic
+    evaluation = 2 * 2 * critic + 2 * (hidden + width)
+    cloning = 2 * actor + hidden + width * A + features * width
+    chain = steps * (2 * actor + actor_input)
+    improvement = 2 * critic + hidden + width + A * width
+    return 2.0 * batch * (target + evaluation + cloning + chain + improvement)
+
+
+def synthetic_data(rows: int = ROWS):
+    """Random transitions of Walker2d's sizes, on the host."""
+    import numpy as np
+
+    from jdql.data.dataset import Dataset
+
+    O, A = WALKER2D
+    rng = np.random.default_rng(0)
+    arrays: Any = (
+        rng.standard_normal((rows, O), np.float32),
+        rng.uniform(-1, 1, (rows, A)).astype(np.float32),
+        rng.standard_normal(rows, np.float32),
+        rng.standard_normal((rows, O), np.float32),
+        np.zeros(rows, bool),
+        np.zeros(rows, bool),
+        np.array([rows], np.int32),
+    )
+    return Dataset(*arrays)
+
+
+def spec():
+    """Walker2d's sizes."""
+    from jdql.types import DataSpec
+
+    O, A = WALKER2D
+    return DataSpec(O, A, (-1.0,) * A, (1.0,) * A)
+
+
+class Training(NamedTuple):
+    """A compiled chunk of updates with what it needs, and how long that took."""
+
+    chunk: Callable
+    state: Any
+    length: int
+    compile_s: float
+    xla_flops: float | None
+    devices: int
+
+
+def training(seeds: int, steps: int, batch: int, precision: str) -> Training:
+    """Compiles a chunk of updates of `seeds` members, as the run loop makes it."""
+    import jax
+    import numpy as np
+
+    from jdql.agents import diffusion_ql
+    from jdql.runtime import distributed, members
+
+    config = diffusion_ql.Config(grad_norm=1.0, diffusion_steps=steps, batch_size=batch)
+    mesh = distributed.member_mesh(seeds)
+    seeds_of_members: Any = np.arange(seeds, dtype=np.uint32)
+    who = jax.device_put(
+        members.Members(seeds_of_members, {}), distributed.sharded(mesh)
+    )
+    data = jax.device_put(synthetic_data(), distributed.replicated(mesh))
+    length = max(1, round(30 * 5 / steps)) if distributed.on_cpu() else 500
+    make = diffusion_ql.make
+    state = members.make_init(make, config, spec(), mesh)(who)
+    with jax.default_matmul_precision(distributed.PRECISIONS[precision]):
+        chunk: Any = members.make_chunk(make, config, spec(), mesh, length)
+        start = time.perf_counter()
+        compiled = chunk.lower(state, who, data).compile()
+        took = time.perf_counter() - start
+    costs = compiled.cost_analysis() or {}
+    return Training(
+        lambda state: compiled(state, who, data),
+        state,
+        length,
+        took,
+        costs.get("flops"),
+        mesh.size,
+    )
+
+
+def bench_train(settings: Settings, reference: Row) -> list[Row]:
+    """Updates per second, and the share of the measured matrix-product speed."""
+    import jax
+
+    rows = []
+    for precision in settings.precision:
+        for steps in settings.steps:
+            for batch in settings.batch:
+                for seeds in settings.seeds:
+                    case = training(seeds, steps, batch, precision)
+                    state = [case.state]
+
+                    def work(case=case, state=state):
+                        state[0], metrics = case.chunk(state[0])
+                        return metrics
+
+                    times = median_of_blocks(work)
+                    rate = case.length / times[0]
+                    flops = update_flops(steps, batch) * rate * seeds
+                    peak = reference["large_square_gflops"] * 1e9 * case.devices
+                    wide = reference["256_wide_gflops"] * 1e9 * case.devices
+                    stats = jax.devices()[0].memory_stats() or {}
+                    rows.append(
+                        {
+                            "mode": "train",
+                            "seeds": seeds,
+                            "steps": steps,
+                            "batch": batch,
+                            "precision": precision,
+                            "updates_per_s": rate,
+                            "seed_updates_per_s": rate * seeds,
+                            "range": [case.length * seeds / t for t in times[:0:-1]],
+                            "gflop_by_hand": update_flops(steps, batch) / 1e9,
+                            "gflops": flops / 1e9,
+                            "of_large_square": flops / peak,
+                            "of_256_wide": flops / wide,
+                            "compile_s": case.compile_s,
+                            "peak_memory_gib": _gib(stats.get("peak_bytes_in_use")),
+                        }
+                    )
+    return rows
+
+
+def _gib(count: int | None) -> float | None:
+    return None if count is None else count / 2**30
+
+
+def bench_compile(settings: Settings, reference: Row) -> list[Row]:
+    """Seconds to compile a chunk of updates: anew, and from the persistent cache."""
+    import tempfile
+
+    import jax
+
+    del reference
+    rows = []
+    for steps in settings.steps:
+        with tempfile.TemporaryDirectory() as folder:
+            jax.config.update("jax_compilation_cache_dir", folder)
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+            took = []
+            for _ in range(2):
+                jax.clear_caches()
+                took.append(training(1, steps, settings.batch[0], "float32").compile_s)
+            jax.config.update("jax_compilation_cache_dir", None)
+        rows.append(
+            {"mode": "compile", "steps": steps, "cold_s": took[0], "cached_s": took[1]}
+        )
+    return rows

@@ -43,7 +43,7 @@ def batch_of(agent: Agent, seed: int = 0) -> Transition:
 
 
 def updated(agent: Agent, updates: int = 1):
-    state, metrics = agent.init(jax.random.key(0)), {}
+    state, metrics = jax.jit(agent.init)(jax.random.key(0)), {}
     step = jax.jit(agent.update_step)
     for i in range(updates):
         draws = agent.draw(jax.random.key(i))
@@ -54,15 +54,16 @@ def updated(agent: Agent, updates: int = 1):
 @pytest.mark.parametrize("module", METHODS, ids=lambda m: m.__name__.split(".")[-1])
 def test_every_method_learns_and_acts(module) -> None:
     agent = tiny(module)
-    before = agent.init(jax.random.key(0))
+    before = jax.jit(agent.init)(jax.random.key(0))
     state, metrics = updated(agent, 3)
     assert int(state.step) == 3
     assert all(np.isfinite(value) for value in metrics.values())
     moved = jax.tree.map(lambda a, b: bool((a != b).any()), before.params, state.params)
     assert all(any(jax.tree.leaves(part)) for part in moved.values())
     policy = agent.policy(state)
-    action, _ = agent.act(policy, agent.reset(), jnp.zeros(2), jax.random.key(0))
-    again, _ = agent.act(policy, agent.reset(), jnp.zeros(2), jax.random.key(1))
+    act = jax.jit(agent.act)
+    action, _ = act(policy, agent.reset(), jnp.zeros(2), jax.random.key(0))
+    again, _ = act(policy, agent.reset(), jnp.zeros(2), jax.random.key(1))
     assert action.shape == (2,)
     assert (action != again).all()
 
@@ -85,7 +86,8 @@ def test_stages_run_in_order_and_move_their_own_network_alone() -> None:
         lambda key: (),
         lambda *inputs: jnp.zeros((1, 1)),
     )
-    state, metrics = agent.update_step(agent.init(jax.random.key(0)), None, ())
+    start = agent.init(jax.random.key(0))
+    state, metrics = jax.jit(agent.update_step)(start, None, ())
     np.testing.assert_allclose(state.params["first"], 0.1, rtol=1e-5)  # Adam's step
     # Its slope is the new first, 0.1: downhill by a whole step, and then projected.
     np.testing.assert_allclose(metrics["second_grad_norm"], 0.1, rtol=1e-5)
@@ -97,7 +99,7 @@ def test_the_gaussian_loss_of_a_blank_network() -> None:
     state = agent.init(jax.random.key(0))
     blank = state._replace(params=jax.tree.map(jnp.zeros_like, state.params))
     batch = batch_of(agent)
-    _, metrics = agent.update_step(blank, batch, ())
+    _, metrics = jax.jit(agent.update_step)(blank, batch, ())
     squares = np.mean(np.sum(np.square(batch.action), axis=1))
     expected = 0.5 * squares + np.log(2 * np.pi)  # of N(0, 1), two dimensions
     np.testing.assert_allclose(metrics["bc_loss"], expected, rtol=1e-5)
@@ -119,12 +121,13 @@ def test_the_critic_regresses_the_reward_and_nothing_else() -> None:
     state = agent.init(jax.random.key(0))
     blank = state._replace(params=jax.tree.map(jnp.zeros_like, state.params))
     batch = batch_of(agent)
-    _, metrics = agent.update_step(blank, batch, agent.draw(jax.random.key(1)))
+    step, draws = jax.jit(agent.update_step), agent.draw(jax.random.key(1))
+    _, metrics = step(blank, batch, draws)
     expected = 2 * np.mean(np.square(batch.reward))  # two heads, both 0
     np.testing.assert_allclose(metrics["critic_loss"], expected, rtol=1e-5)
     # No discount, next observation or mask has a say in it.
     other = batch._replace(discount=1 - batch.discount)
-    _, same = agent.update_step(blank, other, agent.draw(jax.random.key(1)))
+    _, same = step(blank, other, draws)
     assert same["critic_loss"] == metrics["critic_loss"]
 
 

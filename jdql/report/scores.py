@@ -89,9 +89,15 @@ def seed_curves(rows: Iterable[Mapping[str, Any]]) -> tuple[str, dict[int, Curve
       pairs of update count and value in that unit.
 
     Raises:
-      ValueError: there are no rows, or a return is not finite.
+      ValueError: there are no rows, a return is not finite, or a seed has several rows
+        at one update, as in a sweep.
     """
     table = _sorted(rows)
+    if len({(row["seed"], row["step"]) for row in table}) < len(table):
+        raise ValueError(
+            "a seed has several evaluations at one update: the rows of a sweep are "
+            "summarised for each of its settings (jdql.report.sweeps)"
+        )
     scored = all(row.get("score_mean") is not None for row in table)
     column = "score_mean" if scored else "return_mean"
     curves: dict[int, Curve] = {}

@@ -23,8 +23,9 @@ from absl import flags
 
 from experiments import cli, run_folder
 from experiments.overrides import Override
+from jdql.config import SWEPT
 from jdql.envs import references
-from jdql.report import comparison, plots, statistics, tables
+from jdql.report import comparison, plots, statistics, sweeps, tables
 from jdql.report.comparison import Results, Run
 from jdql.report.scores import SELECTIONS
 
@@ -133,7 +134,10 @@ def read_runs(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
             continue
         config = run_folder.to_dict(run_folder.load(folder))
         agent = config["agent_module"].rpartition(".")[2]
-        runs.append(Run(str(folder), agent, settings(config), rows))
+        for group in sweeps.by_settings(rows).values():  # of a sweep, each counts
+            swept = sweeps.swept(group[0])
+            values = {name.removeprefix(SWEPT): v for name, v in swept.items()}
+            runs.append(Run(str(folder), agent, settings(config) | values, group))
     if not runs:
         raise ValueError(
             f"nothing to compare: no evaluation yet in {', '.join(map(str, folders))}"

@@ -21,16 +21,14 @@ def adam(
       learning_rate: step size.
       grad_norm: the largest global norm of the whole gradient; None does not clip.
     """
-    clip = (
-        optax.identity() if grad_norm is None else optax.clip_by_global_norm(grad_norm)
-    )
-    return optax.chain(clip, optax.adam(learning_rate, eps=1e-8))
+    return optax.chain(_clip(grad_norm), optax.adam(learning_rate, eps=1e-8))
 
 
 def adamw(
     learning_rate: float | Float[Array, ""],
     decay_steps: int,
     weight_decay: float | Float[Array, ""] = 0.0,
+    grad_norm: float | Float[Array, ""] | None = None,
 ) -> optax.GradientTransformation:
     """Adam with decoupled weight decay and a rate that falls as half a cosine.
 
@@ -41,6 +39,7 @@ def adamw(
       learning_rate: step size of the first update.
       decay_steps: updates until it is 0, where it stays.
       weight_decay: share of a weight that goes for each unit of the step size.
+      grad_norm: as in `adam`.
 
     Raises:
       ValueError: for fewer than one step.
@@ -51,11 +50,15 @@ def adamw(
     def matrices(params: Params) -> Params:
         return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
-    return optax.adamw(
-        optax.cosine_decay_schedule(learning_rate, decay_steps),
-        weight_decay=weight_decay,
-        mask=matrices,
-    )
+    rate = optax.cosine_decay_schedule(learning_rate, decay_steps)
+    decaying = optax.adamw(rate, weight_decay=weight_decay, mask=matrices)
+    return optax.chain(_clip(grad_norm), decaying)
+
+
+def _clip(grad_norm: float | Float[Array, ""] | None) -> optax.GradientTransformation:
+    if grad_norm is None:
+        return optax.identity()
+    return optax.clip_by_global_norm(grad_norm)
 
 
 def gradient_step(

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.benchmarks.machine import Row, Settings, rounds
-from experiments.benchmarks.training import WALKER2D, spec
+from experiments.benchmarks.training import spec, synthetic_data
 
 
 class PolicyUpdate(NamedTuple):
@@ -32,23 +32,12 @@ def diffusion_ql_policy(steps: int, batch: int) -> PolicyUpdate:
     import jax
 
     from jdql.agents import diffusion_ql
-    from jdql.diffusion import losses
-    from jdql.rl.improvement import normalised_q_loss
 
     config = diffusion_ql.Config(diffusion_steps=steps, batch_size=batch)
     parts, agent = diffusion_ql.build(config, spec()), diffusion_ql.make(config, spec())
 
     def loss(params, state, batch, draws):
-        def predict(x_k, k):
-            return parts.actor.apply(params, x_k, k, batch.observation)
-
-        bc_loss = losses.denoising_loss(
-            parts.schedule, predict, batch.action, draws.k, draws.noise
-        )
-        action = parts.sample_action(params, batch.observation, draws.improvement)
-        q = parts.critic.apply(state.critic, batch.observation, action)
-        q_loss = normalised_q_loss(q, draws.coin > 0.5)
-        return bc_loss + config.eta * q_loss, (bc_loss, q_loss)
+        return parts.actor_loss(params, state.critic, batch, draws)
 
     key = jax.random.key(0)
     # The target's chain is the critic's; without it a thousand steps fit anywhere.
@@ -71,19 +60,12 @@ def edp_policy(steps: int, batch: int) -> PolicyUpdate:
 
 def synthetic_batch(size: int):
     """Random transitions of Walker2d's sizes."""
-    import jax.numpy as jnp
+    import jax
 
-    from jdql.types import Transition
+    from jdql.data.sampling import transitions
 
-    O, A = WALKER2D
-    rng = np.random.default_rng(0)
-    return Transition(
-        observation=jnp.asarray(rng.standard_normal((size, O), np.float32)),
-        action=jnp.asarray(rng.uniform(-1, 1, (size, A)).astype(np.float32)),
-        reward=jnp.zeros(size),
-        discount=jnp.ones(size),
-        next_observation=jnp.zeros((size, O)),
-    )
+    dataset = jax.tree.map(jax.numpy.asarray, synthetic_data(size))
+    return transitions(jax.random.key(0), dataset, size)
 
 
 def compiled(update: PolicyUpdate, batch: int) -> Callable[[], Any]:

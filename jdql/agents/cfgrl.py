@@ -30,7 +30,14 @@ import optax
 from jdql.agents.base import Agent, action_bounds, no_carry
 from jdql.data.sampling import transitions
 from jdql.diffusion import constraints, guidance, losses, samplers, schedules, solvers
-from jdql.networks.mlp import MLP, Critic, NoiseNetwork, XavierDense, gelu_critic
+from jdql.networks.layers import XavierDense
+from jdql.networks.mlp import (
+    MLP,
+    Critic,
+    NoiseNetwork,
+    gelu_critic,
+    value_function,
+)
 from jdql.optim import adam, gradient_step, polyak
 from jdql.rl import expectile
 from jdql.rl.targets import clipped_double_q, critic_loss, td_target
@@ -188,10 +195,8 @@ def make(config: Config, spec: DataSpec) -> Agent:
     O, A, B = spec.observation_dim, spec.action_dim, config.batch_size
     K = config.diffusion_steps
     actor, critic, value, sampler, cloning_loss, sample_action = build(config, spec)
+    value_of = value_function(value)
     actor_optimizer, critic_optimizer = adam(config.lr), adam(config.critic_lr)
-
-    def value_of(params, observation):
-        return value.apply(params, observation).squeeze(-1)
 
     def objective(params, state: TrainState, batch: Transition, draws: Draws):
         """All three losses: nothing that one learns from is another's parameter."""

@@ -19,6 +19,7 @@ sampled actions, and the best of ten candidates when acting.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -28,7 +29,8 @@ import optax
 from jdql.agents.base import Agent, action_bounds, no_carry
 from jdql.data.sampling import transitions
 from jdql.diffusion import constraints, process, samplers, schedules, solvers
-from jdql.networks.mlp import Critic, NoiseNetwork, XavierDense
+from jdql.networks.layers import XavierDense
+from jdql.networks.mlp import Critic, NoiseNetwork
 from jdql.optim import adamw, gradient_step, polyak, select
 from jdql.rl.resampling import choose
 from jdql.rl.targets import critic_loss, lower_confidence_bound, td_target
@@ -179,15 +181,15 @@ def build(config: Config, spec: DataSpec) -> Parts:
     # The authors put beta_0 = 0 in front and let k run over 1..K: their step 0 is the
     # clean action, at which nothing is learned, and their step k is k - 1 here.
     schedule = schedules.make_schedule(config.schedule, config.diffusion_steps)
-    shared: dict[str, Any] = dict(
+    make_sampler = functools.partial(
+        solvers.make_sampler,
+        schedule,
         variance=config.variance,
         constraint=constraints.clip_to(*action_bounds(spec)),
         unroll=config.unroll,
     )
-    full = solvers.make_sampler(schedule, "ancestral", **shared)
-    acting = solvers.make_sampler(
-        schedule, config.sampler, config.sample_steps, **shared
-    )
+    full = make_sampler("ancestral")
+    acting = make_sampler(config.sampler, config.sample_steps)
     # Deviation: the noise network is the one of Diffusion-QL: other first weights, and
     # features of the step of half the width.
     actor = NoiseNetwork(spec.action_dim, config.hidden, config.step_dim)
@@ -213,12 +215,10 @@ def make(config: Config, spec: DataSpec) -> Agent:
     schedule, actor, critic, full, acting = build(config, spec)
     over_actions = jnp.max if config.max_q_backup else jnp.mean
 
-    def clipped_adam(rate) -> optax.GradientTransformation:
-        clip = optax.clip_by_global_norm(config.grad_norm)
-        return optax.chain(clip, adamw(rate, config.decay_steps))
-
-    actor_optimizer = clipped_adam(config.lr)
-    critic_optimizer = clipped_adam(config.critic_lr)
+    actor_optimizer, critic_optimizer = (
+        adamw(rate, config.decay_steps, grad_norm=config.grad_norm)
+        for rate in (config.lr, config.critic_lr)
+    )
 
     def sample_action(params, observation, draws, sampler):
         def predict(x_k, k):

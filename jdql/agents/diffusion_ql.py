@@ -117,6 +117,7 @@ class Parts(NamedTuple):
       acting: the sampler of acting.
       sample_action: `(actor params, observation [B, O], draws, sampler = full) ->
         action [B, A]`.
+      actor_loss: `(actor params, critic params, batch, draws) -> (loss, (L_d, L_q))`.
     """
 
     schedule: schedules.Schedule
@@ -125,6 +126,7 @@ class Parts(NamedTuple):
     full: solvers.Sampler
     acting: solvers.Sampler
     sample_action: Callable[..., Array]
+    actor_loss: Callable[..., tuple[Array, tuple[Array, Array]]]
 
 
 def build(config: Config, spec: DataSpec) -> Parts:
@@ -148,7 +150,20 @@ def build(config: Config, spec: DataSpec) -> Parts:
         return sampler.sample(predict, draws)
 
     critic = Critic(config.hidden)
-    return Parts(schedule, actor, critic, full, acting, sample_action)
+
+    def actor_loss(params, critic_params, batch: Transition, draws: Draws):
+        def predict(x_k, k):
+            return actor.apply(params, x_k, k, batch.observation)
+
+        bc_loss = losses.denoising_loss(
+            schedule, predict, batch.action, draws.k, draws.noise
+        )
+        action = sample_action(params, batch.observation, draws.improvement)
+        q = critic.apply(critic_params, batch.observation, action)
+        q_loss = normalised_q_loss(q, draws.coin > 0.5)
+        return bc_loss + config.eta * q_loss, (bc_loss, q_loss)
+
+    return Parts(schedule, actor, critic, full, acting, sample_action, actor_loss)
 
 
 def make(config: Config, spec: DataSpec) -> Agent:
@@ -166,7 +181,9 @@ def make(config: Config, spec: DataSpec) -> Agent:
     """
     O, A, B = spec.observation_dim, spec.action_dim, config.batch_size
     K, N = config.diffusion_steps, config.backup_actions if config.max_q_backup else 1
-    schedule, actor, critic, full, acting, sample_action = build(config, spec)
+    parts = build(config, spec)
+    actor, critic, full, acting = parts.actor, parts.critic, parts.full, parts.acting
+    sample_action, actor_loss = parts.sample_action, parts.actor_loss
     actor_optimizer = adam(config.lr, config.grad_norm)
     critic_optimizer = adam(config.critic_lr, config.grad_norm)
 
@@ -181,18 +198,6 @@ def make(config: Config, spec: DataSpec) -> Agent:
         target = td_target(batch.reward, batch.discount, value, config.discount)
         q = critic.apply(params, batch.observation, batch.action)
         return critic_loss(q, jax.lax.stop_gradient(target)), jnp.mean(q)
-
-    def actor_objective(params, critic_params, batch: Transition, draws: Draws):
-        def predict(x_k, k):
-            return actor.apply(params, x_k, k, batch.observation)
-
-        bc_loss = losses.denoising_loss(
-            schedule, predict, batch.action, draws.k, draws.noise
-        )
-        action = sample_action(params, batch.observation, draws.improvement)
-        q = critic.apply(critic_params, batch.observation, action)
-        q_loss = normalised_q_loss(q, draws.coin > 0.5)
-        return bc_loss + config.eta * q_loss, (bc_loss, q_loss)
 
     def init(key: PRNGKeyArray) -> TrainState:
         actor_key, critic_key = jax.random.split(key)
@@ -232,7 +237,7 @@ def make(config: Config, spec: DataSpec) -> Agent:
         )
         # The critic comes first: the policy is improved on the new one.
         (actor_value, (bc_loss, q_loss)), gradients = jax.value_and_grad(
-            actor_objective, has_aux=True
+            actor_loss, has_aux=True
         )(state.actor, critic_params, batch, draws)
         actor_norm = optax.tree.norm(gradients)
         actor_params, actor_opt = gradient_step(

@@ -40,7 +40,7 @@ import optax
 from jdql.agents.base import Agent, Metrics, action_bounds, no_carry
 from jdql.data.sampling import transitions
 from jdql.diffusion import approximation, constraints, samplers, schedules, solvers
-from jdql.networks.mlp import MLP, Critic, NoiseNetwork
+from jdql.networks.mlp import MLP, Critic, NoiseNetwork, value_function
 from jdql.optim import adam, gradient_step, polyak, select
 from jdql.rl import improvement, weights
 from jdql.rl.expectile import value_loss
@@ -243,10 +243,8 @@ def build(config: Config, spec: DataSpec) -> Parts:
     )
     actor = NoiseNetwork(spec.action_dim, config.hidden, config.step_dim)
     critic, value = Critic(config.hidden), MLP(config.hidden, 1)
+    value_of = value_function(value)
     likelihood = approximation.likelihood(config.likelihood)
-
-    def value_of(params, observation):
-        return value.apply(params, observation).squeeze(-1)
 
     def sample_action(params, observation, draws):
         return sampler.sample(

@@ -36,6 +36,7 @@ from jdql.diffusion import constraints, flow, losses
 from jdql.networks.mlp import OneStepActor, VelocityNetwork, gelu_critic
 from jdql.optim import adam, gradient_step, polyak
 from jdql.rl import chunks, ensembles
+from jdql.rl.improvement import self_normalised_q_loss
 from jdql.types import Array, Chunk, DataSpec, Float, Int, Params, PRNGKeyArray
 
 
@@ -101,11 +102,6 @@ def q_loss(q: Float[Array, " B"]) -> Float[Array, ""]:
     return -jnp.mean(q)
 
 
-def normalised_q_loss(q: Float[Array, " B"]) -> Float[Array, ""]:
-    """-mean(Q) / mean|Q|, the scale detached: `alpha` does not depend on rewards."""
-    return -jnp.mean(q) / jax.lax.stop_gradient(jnp.mean(jnp.abs(q)))
-
-
 def make(config: Config, spec: DataSpec) -> Agent:
     """Builds flow Q-learning.
 
@@ -122,7 +118,7 @@ def make(config: Config, spec: DataSpec) -> Agent:
     O, B, h = spec.observation_dim, config.batch_size, config.chunk
     D, steps = h * spec.action_dim, flow.check_steps(config.flow_steps)
     aggregate = ensembles.aggregate(config.q_agg)
-    raise_q = normalised_q_loss if config.normalize_q_loss else q_loss
+    raise_q = self_normalised_q_loss if config.normalize_q_loss else q_loss
     low, high = action_bounds(spec)
     to_bounds = constraints.clip_to(jnp.tile(low, h), jnp.tile(high, h))
     teacher, student = VelocityNetwork(D, config.hidden), OneStepActor(D, config.hidden)

@@ -31,7 +31,7 @@ from jdql.agents.base import Agent, action_bounds, no_carry
 from jdql.data.sampling import transitions
 from jdql.diffusion import constraints, losses, samplers, schedules, solvers
 from jdql.networks.layers import XavierDense
-from jdql.networks.mlp import MLP, Critic
+from jdql.networks.mlp import MLP, Critic, value_function
 from jdql.networks.resnet import ResidualNoiseNetwork, draw_dropout
 from jdql.optim import adam, adamw, descend, polyak
 from jdql.rl import expectile
@@ -154,11 +154,9 @@ def make(config: Config, spec: DataSpec) -> Agent:
     actor = ResidualNoiseNetwork(A, config.width, config.blocks, config.step_dim)
     critic = Critic(config.hidden, 2, nn.relu, XavierDense)
     value = MLP(config.hidden, 1, nn.relu, XavierDense)
+    value_of = value_function(value)
     actor_optimizer = adamw(config.lr, config.decay_steps, config.weight_decay)
     optimizer = adam(config.critic_lr)
-
-    def value_of(params: Params, observation: Float[Array, "*B O"]):
-        return value.apply(params, observation).squeeze(-1)
 
     def actor_objective(params: Params, batch: Transition, draws: Draws):
         def predict(x_k, k):

@@ -30,7 +30,7 @@ from jdql.agents.base import Agent, action_bounds, no_carry
 from jdql.data.sampling import transitions
 from jdql.diffusion import constraints, flow
 from jdql.networks.layers import XavierDense
-from jdql.networks.mlp import MLP, VelocityNetwork, gelu_critic
+from jdql.networks.mlp import MLP, VelocityNetwork, gelu_critic, value_function
 from jdql.optim import adam, descend, polyak
 from jdql.rl import expectile
 from jdql.rl.targets import clipped_double_q, critic_loss, td_target
@@ -99,18 +99,14 @@ def make(config: Config, spec: DataSpec) -> Agent:
       ValueError: for settings out of range.
     """
     O, A, B = spec.observation_dim, spec.action_dim, config.batch_size
-    N, steps = config.candidates, config.flow_steps
-    if steps < 1:
-        raise ValueError(f"flow_steps must be at least 1, got {steps}")
+    N, steps = config.candidates, flow.check_steps(config.flow_steps)
     to_bounds = constraints.clip_to(*action_bounds(spec))
     select = expectile.selection(config.selection)
     actor = VelocityNetwork(A, config.hidden)
     critic = gelu_critic(config.hidden)
     value = MLP(config.hidden, 1, nn.gelu, XavierDense, norm=True)
+    value_of = value_function(value)
     actor_optimizer, optimizer = adam(config.lr), adam(config.critic_lr)
-
-    def value_of(params: Params, observation: Float[Array, "*B O"]):
-        return value.apply(params, observation).squeeze(-1)
 
     def actor_objective(params: Params, batch: Transition, draws: Draws):
         def velocity(x_t, time):

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from jdql.data.dataset import Dataset
+from jdql.data.dataset import Dataset, episode_returns
 
 Transform = Callable[[Dataset], Dataset]
 
@@ -70,16 +70,15 @@ def iql_locomotion(dataset: Dataset) -> Dataset:
     Raises:
       ValueError: all episodes have the same return, or there is only one.
     """
-    reward = np.asarray(dataset.reward, np.float64)
-    starts = np.append(0, dataset.episode_ends[:-1])
-    returns = np.add.reduceat(reward, starts)
+    returns = episode_returns(dataset)
     spread = returns.max() - returns.min()
     if not spread > 0:
         raise ValueError(
             "reward=iql_locomotion divides by the range of the episodes' returns, "
             "which is 0 here (all returns are equal); use reward=none"
         )
-    return dataset._replace(reward=(reward * (1000 / spread)).astype(np.float32))
+    scaled = np.asarray(dataset.reward, np.float64) * (1000 / spread)
+    return dataset._replace(reward=scaled.astype(np.float32))
 
 
 TRANSFORMS: dict[str, Transform] = {

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from jdql.networks.layers import Dense, XavierDense, mish, step_features
-from jdql.types import Array, Float, Real
+from jdql.types import Array, Float, Params, Real
 
 
 class MLP(nn.Module):
@@ -35,6 +35,11 @@ class MLP(nn.Module):
             x = self.activation(self.dense(width)(x))
             x = nn.LayerNorm()(x) if self.norm else x
         return self.dense(self.out)(x)
+
+
+def value_function(network: MLP) -> Callable[[Params, Array], Array]:
+    """V(s) of a network with one output: `(params, observation [*B, O]) -> [*B]`."""
+    return lambda params, observation: network.apply(params, observation).squeeze(-1)
 
 
 class NoiseNetwork(nn.Module):

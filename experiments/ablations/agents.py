@@ -14,7 +14,6 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments.ablations import plots, runs, speed
-from experiments.ablations.eta import available
 from experiments.config import agent_names, config_names, resolve
 from experiments.overrides import Override
 from jdql.config import Config
@@ -99,7 +98,7 @@ def run(
       ValueError, OSError: as `experiments.run`.
     """
     agents = list(agents) or agent_names()
-    tasks = list(tasks) or [task for task in TASKS if available(task, log)]
+    tasks = list(tasks) or [task for task in TASKS if runs.available(task, log)]
     entries: dict[str, list[Entry]] = {}
     for task in tasks:
         planned = configs(task, agents, seeds, folder, full=full, overrides=overrides)
@@ -118,7 +117,6 @@ def run(
         f"{len(seeds)} seed(s), dots; rings are their means. Time of an update of one "
         f"seed on one {first['device']}."
     )
-    out.mkdir(parents=True, exist_ok=True)
     return save(plots.agents(entries, note), out / "agents")
 
 

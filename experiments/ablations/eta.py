@@ -18,7 +18,6 @@ from experiments.config import resolve
 from experiments.overrides import Override
 from jdql.agents import diffusion_ql
 from jdql.config import SWEPT, Config
-from jdql.data import npz
 from jdql.report.plots import save
 
 ETAS = (0.0, 0.01, 0.1, 0.5, 1.0, 2.0, 5.0)
@@ -37,19 +36,10 @@ class Curve(NamedTuple):
 
 def default_task(log: runs.Log) -> str:
     """safety_halfcheetah where its recording is, else walker2d_medium."""
-    return PREFERRED if available(PREFERRED, log) else OTHERWISE
-
-
-def available(task: str, log: runs.Log) -> bool:
-    """Whether a task's recordings, where it has any, are on this machine."""
-    try:
-        for name in resolve(task).data.dataset:
-            if name.endswith(".npz"):
-                npz.locate(name)
-    except FileNotFoundError as error:
-        log(f"{error}; {task} is left out")
-        return False
-    return True
+    if runs.available(PREFERRED, log):
+        return PREFERRED
+    log(f"{OTHERWISE} takes its place")
+    return OTHERWISE
 
 
 def config_of(
@@ -87,7 +77,6 @@ def run(config: Config, out: Path, *, log: runs.Log) -> list[Path] | None:
         return None
     etas, curves = read(Path(config.run.dir))
     log("\n" + table(etas, curves))
-    out.mkdir(parents=True, exist_ok=True)
     rows = runs.final_rows(Path(config.run.dir))
     note = (
         f"{rows[0]['dataset']}, {rows[0]['env']}, {rows[0]['step']:,} updates, "

@@ -11,11 +11,25 @@ import numpy as np
 
 from experiments import overrides as overrides_lib
 from experiments import run, run_folder
+from experiments.config import resolve
 from experiments.overrides import Override
 from jdql.config import Config
+from jdql.data import npz
 from jdql.runtime.metrics import Row, read_rows
 
 Log = Callable[[str], None]
+
+
+def available(task: str, log: Log) -> bool:
+    """Whether a task's recordings, where it has any, are on this machine."""
+    try:
+        for name in resolve(task).data.dataset:
+            if name.endswith(".npz"):
+                npz.locate(name)
+    except FileNotFoundError as error:
+        log(f"{error}; {task} is left out")
+        return False
+    return True
 
 
 def sized(

@@ -145,6 +145,7 @@ def performance_profiles(
 
 def save(figure: Any, stem: Path) -> list[Path]:
     """Writes STEM.png and STEM.pdf, the same bytes for the same numbers."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
     paths = [stem.with_suffix(".png"), stem.with_suffix(".pdf")]
     with styled():
         figure.savefig(paths[0], dpi=140, metadata={"Software": None})

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jdql.networks.products import product
 from jdql.types import Array, Float, Real
 
 
@@ -68,7 +69,7 @@ class Dense(nn.Module):
         shape = (fan_in, self.features)
         kernel = self.param("kernel", self.kernel_init or torch, shape)
         bias = self.param("bias", self.bias_init or torch, (self.features,))
-        return x @ kernel + bias
+        return product(x, kernel) + bias
 
 
 XavierDense = functools.partial(

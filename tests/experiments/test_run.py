@@ -127,6 +127,7 @@ def test_mistakes_of_evaluation(arguments, message, capsys):
         (["--config=bandit:smoke", "--config.data.reward=nrm"], "nrm"),
         (["--config=bandit:smoke", "--config.agent.schedule=vpp"], "vpp"),
         (["--config=bandit:smoke", "--config.data.source=lokal"], "lokal"),
+        (["--config=bandit:smoke", "--config.train.precision=tf32"], "needs a GPU"),
         (["--config=bandit:smoke", "--confg=x"], "Did you mean: config"),
         (["--config=bandit:smoke", "stray"], "stray"),
         ([], "--list"),

@@ -94,14 +94,17 @@ def _vectorised_act(
 
 def episode_keys(seeds: Sequence[int], episodes: Sequence[int]) -> Array:
     """One key per row, (S, E); `fold_in(key, t)` gives that of environment step t."""
+    return _every_row(np.asarray(seeds, np.uint32), np.asarray(episodes, np.uint32))
 
+
+@jax.jit  # here, so that one compilation serves every evaluation
+def _every_row(seeds: Array, episodes: Array) -> Array:
     def row(seed: Array, episode: Array) -> Array:
         key = jax.random.fold_in(jax.random.key(seed), EVALUATION)
         return jax.random.fold_in(key, episode)
 
     every_episode = jax.vmap(row, in_axes=(None, 0))
-    every_row = jax.jit(jax.vmap(every_episode, in_axes=(0, None)))
-    return every_row(np.asarray(seeds, np.uint32), np.asarray(episodes, np.uint32))
+    return jax.vmap(every_episode, in_axes=(0, None))(seeds, episodes)
 
 
 def stacked(carry: Carry, shape: tuple[int, int]) -> Carry:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from experiments.benchmarks.machine import BLOCKS, Row, Settings
+from experiments.benchmarks.machine import Row, Settings, rounds
 from experiments.benchmarks.training import WALKER2D, spec
 
 
@@ -55,6 +55,15 @@ def bench_act(settings: Settings, reference: Row) -> list[Row]:
 
 def bench_eval(settings: Settings, reference: Row) -> list[Row]:
     """Wall time of an evaluation against the bare simulator plus the bare policy."""
+    del reference
+    return [_eval_row(seeds) for seeds in settings.seeds]
+
+
+EPISODES, STEPS = 10, 100  # for each seed, all of the same length
+
+
+def _eval_row(seeds: int) -> Row:
+    """Plays one evaluation whole, then its decisions alone and its steps alone."""
     import jax
     import numpy as np
 
@@ -63,61 +72,54 @@ def bench_eval(settings: Settings, reference: Row) -> list[Row]:
     from jdql.envs import simulator
     from jdql.runtime import distributed, evaluate
 
-    del reference
-    rows = []
-    for seeds in settings.seeds:
-        agent = diffusion_ql.make(diffusion_ql.Config(), spec())
-        keys = jax.vmap(jax.random.key)(np.arange(seeds))
-        policies = jax.vmap(agent.policy)(jax.jit(jax.vmap(agent.init))(keys))
-        config = EvalConfig(
-            env="Walker2d-v5",
-            episodes=10,
-            env_kwargs={"terminate_when_unhealthy": False, "max_episode_steps": 100},
-        )
-        mesh = distributed.member_mesh(seeds)
-        with evaluate.Rollouts(
-            agent, range(seeds), spec(), config, mesh=mesh
-        ) as rollouts:
-            rollouts(policies)
-            recorded: list[tuple] = []
-            act = rollouts._act
+    agent = diffusion_ql.make(diffusion_ql.Config(), spec())
+    keys = jax.vmap(jax.random.key)(np.arange(seeds))
+    policies = jax.vmap(agent.policy)(jax.jit(jax.vmap(agent.init))(keys))
+    limits = {"terminate_when_unhealthy": False, "max_episode_steps": STEPS}
+    config = EvalConfig(env="Walker2d-v5", episodes=EPISODES, env_kwargs=limits)
+    asked, played = [], []  # inputs of the policy, and its actions, step by step
+    mesh = distributed.member_mesh(seeds)
+    with evaluate.Rollouts(agent, range(seeds), spec(), config, mesh=mesh) as rollouts:
+        act = rollouts._act
 
-            def recording(*inputs, act=act, recorded=recorded):
-                recorded.append(inputs)
-                return act(*inputs)
+        def recording(*inputs):
+            output = act(*inputs)
+            asked.append(inputs)
+            played.append(np.asarray(output[0]).reshape(seeds * EPISODES, -1))
+            return output
 
-            whole, policy_only, simulator_only = [], [], []
-            rollouts._act = recording
-            rollouts(policies)
-            rollouts._act = act
-            environments = [simulator.make(config) for _ in range(seeds * 10)]
-            for _ in range(BLOCKS):
-                start = time.perf_counter()
-                result = rollouts(policies)
-                whole.append(time.perf_counter() - start)
-                start = time.perf_counter()
-                for inputs in recorded:
-                    np.asarray(act(*inputs)[0])
-                policy_only.append(time.perf_counter() - start)
-                start = time.perf_counter()
-                for environment in environments:
-                    environment.reset(seed=0)
-                    action = environment.action_space.sample()
-                    for _ in range(100):
-                        environment.step(action)
-                simulator_only.append(time.perf_counter() - start)
-        count = int(result.lengths.sum())
-        ratio = np.array(whole) / (np.array(policy_only) + np.array(simulator_only))
-        rows.append(
-            {
-                "mode": "eval",
-                "seeds": seeds,
-                "env_steps": count,
-                "env_steps_per_s": count / float(np.median(whole)),
-                "simulator_s": float(np.median(simulator_only)),
-                "policy_s": float(np.median(policy_only)),
-                "whole_s": float(np.median(whole)),
-                "whole_over_parts": float(np.median(ratio)),
-            }
-        )
-    return rows
+        rollouts._act = recording
+        rollouts(policies)
+        rollouts._act = act
+
+        def decide():
+            for inputs in asked:
+                np.asarray(act(*inputs)[0])
+
+        environments = [simulator.make(config) for _ in range(seeds * EPISODES)]
+
+        def simulate():
+            for row, environment in enumerate(environments):
+                member, episode = divmod(row, EPISODES)
+                start = member * evaluate.SEED_STRIDE + episode
+                environment.reset(seed=config.seed + start)
+                for actions in played:
+                    environment.step(actions[row])
+
+        works = {
+            "whole": lambda: rollouts(policies).returns,
+            "policy": decide,
+            "simulator": simulate,
+        }
+        taken = {name: np.array(times) for name, times in rounds(works).items()}
+    ratio = taken["whole"] / (taken["policy"] + taken["simulator"])
+    steps = seeds * EPISODES * STEPS
+    return {
+        "mode": "eval",
+        "seeds": seeds,
+        "env_steps": steps,
+        "env_steps_per_s": steps / float(np.median(taken["whole"])),
+        **{f"{name}_s": float(np.median(times)) for name, times in taken.items()},
+        "whole_over_parts": float(np.median(ratio)),
+        "range": [float(ratio.min()), float(ratio.max())],
+    }

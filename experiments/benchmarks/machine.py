@@ -22,27 +22,6 @@ class Settings(NamedTuple):
     precision: list[str]
 
 
-def median_of_blocks(
-    work: Callable[[], Any], seconds: float = 1.0
-) -> tuple[float, ...]:
-    """Seconds per call: median, lowest and highest of five blocks after a warm-up."""
-    import jax
-
-    jax.block_until_ready(work())
-    start = time.perf_counter()
-    jax.block_until_ready(work())
-    calls = max(1, round(seconds / max(time.perf_counter() - start, 1e-6)))
-    blocks = []
-    for _ in range(BLOCKS):
-        start = time.perf_counter()
-        for _ in range(calls):
-            out = work()
-        jax.block_until_ready(out)
-        blocks.append((time.perf_counter() - start) / calls)
-    blocks.sort()
-    return blocks[BLOCKS // 2], blocks[0], blocks[-1]
-
-
 def rounds(works: Mapping[str, Callable[[], Any]], seconds: float = 1.0) -> Rounds:
     """Seconds per call of several works that take turns.
 
@@ -82,25 +61,36 @@ class Products(NamedTuple):
     flops: float
 
 
-def products(size: int, copies: int, precision: str = "float32") -> Products:
-    """A chain of products of `copies` pairs of square matrices on one device."""
+def products(
+    size: int, copies: int, precision: str = "float32", devices: int = 1
+) -> Products:
+    """A chain of products of `copies` pairs of square matrices, on every device."""
     import jax
 
-    from jdql.runtime.distributed import PRECISIONS
+    from jdql.networks.products import product
+    from jdql.runtime import distributed
 
     repeats = max(1, round(2e9 / (2 * size**3 * copies)))
 
-    def chain(x, y):
-        return jax.lax.fori_loop(0, repeats, lambda _, x: (x @ y) * (0.1 / size), x)
+    def chain(pair, _):
+        x, y = pair
+        multiply = jax.vmap(product)
+        return jax.lax.fori_loop(
+            0, repeats, lambda _, x: multiply(x, y) * (0.1 / size), x
+        )
 
-    with jax.default_matmul_precision(PRECISIONS[precision]):
-        x, y = jax.random.normal(jax.random.key(0), (2, copies, size, size))
-        compiled = jax.jit(chain).lower(x, y).compile()
-    return Products(lambda: compiled(x, y), repeats * copies * 2.0 * size**3)
+    mesh = distributed.member_mesh(devices)
+    pairs = jax.random.normal(jax.random.key(0), (devices, 2, copies, size, size))
+    pairs = jax.device_put(pairs, distributed.sharded(mesh))
+    chains = jax.jit(distributed.map_members(chain, mesh))
+    with jax.default_matmul_precision(distributed.PRECISIONS[precision]):
+        compiled = chains.lower(pairs, ()).compile()
+    flops = devices * repeats * copies * 2.0 * size**3
+    return Products(lambda: compiled(pairs, ()), flops)
 
 
-def references(precision: str = "float32") -> dict[str, Products]:
-    """The two rates that an update is compared with, of one device.
+def references(precision: str = "float32", devices: int = 1) -> dict[str, Products]:
+    """The two rates that an update is compared with, of so many devices together.
 
     `large_square`: the best that the machine does.  `256_wide`: as much as it does in
     batched products of the width that the networks have.
@@ -109,8 +99,8 @@ def references(precision: str = "float32") -> dict[str, Products]:
 
     cpu = jax.default_backend() == "cpu"
     return {
-        "large_square": products(2048 if cpu else 8192, 1, precision),
-        "256_wide": products(256, 4 if cpu else 512, precision),
+        "large_square": products(2048 if cpu else 8192, 1, precision, devices),
+        "256_wide": products(256, 4 if cpu else 512, precision, devices),
     }
 
 
@@ -118,7 +108,7 @@ def machine() -> Row:
     """What runs this: device, versions and its speed in matrix products."""
     import jax
 
-    known = references()
+    known = references(devices=len(jax.devices()))
     taken = rounds({name: product.work for name, product in known.items()}, 0.5)
     rates = {
         f"{name}_gflops": known[name].flops / statistics.median(taken[name]) / 1e9

@@ -98,7 +98,8 @@ def training(seeds: int, steps: int, batch: int, precision: str) -> Training:
         members.Members(seeds_of_members, {}), distributed.sharded(mesh)
     )
     data = jax.device_put(synthetic_data(), distributed.replicated(mesh))
-    length = max(1, round(30 * 5 / steps)) if distributed.on_cpu() else 500
+    # On a CPU about a second of work; on a GPU enough for its launches not to count.
+    length = max(1, round(150 / steps / seeds)) if distributed.on_cpu() else 500
     make = diffusion_ql.make
     state = members.make_init(make, config, spec(), mesh)(who)
     with jax.default_matmul_precision(distributed.PRECISIONS[precision]):
@@ -141,15 +142,13 @@ def _train_row(precision: str, steps: int, batch: int, seeds: int) -> Row:
         state, metrics = case.chunk(state)
         return metrics
 
-    known = references(precision)
+    known = references(precision, case.devices)
     works = {"update": work} | {name: known[name].work for name in known}
     taken = {name: np.array(times) for name, times in rounds(works).items()}
     rate = case.length * seeds / taken["update"]
     speed = update_flops(steps, batch) * rate
     shares = {
-        f"of_{name}": float(
-            np.median(speed * taken[name] / known[name].flops / case.devices)
-        )
+        f"of_{name}": float(np.median(speed * taken[name] / known[name].flops))
         for name in known
     }
     return {
@@ -175,12 +174,14 @@ def bench_compile(settings: Settings, reference: Row) -> list[Row]:
     import tempfile
 
     import jax
+    from jax.experimental.compilation_cache import compilation_cache
 
     del reference
     rows = []
     for steps in settings.steps:
         with tempfile.TemporaryDirectory() as folder:
             jax.config.update("jax_compilation_cache_dir", folder)
+            compilation_cache.reset_cache()  # it is bound to the folder of before
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
             took = []
             for _ in range(2):

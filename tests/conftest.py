@@ -10,10 +10,12 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / "build" / "xla-cache"
 
-# Before JAX is imported: two CPU devices, so that sharding is in every test's way.
+# Before JAX is imported: two CPU devices, so that sharding is in every test's way, and
+# what `distributed.configure` sets, so that programs that tests start compute the same.
 os.environ.setdefault(
     "XLA_FLAGS",
-    "--xla_force_host_platform_device_count=2 --xla_cpu_multi_thread_eigen=false",
+    "--xla_force_host_platform_device_count=2 --xla_cpu_multi_thread_eigen=false "
+    "--xla_cpu_prefer_vector_width=512",
 )
 os.environ["HF_HUB_OFFLINE"] = "1"
 # Programs that tests start find the packages without an installation.

@@ -37,6 +37,7 @@ def bench_load(settings: Settings, reference: Row) -> list[Row]:
             "mode": "load",
             "transitions": source.dataset.size,
             "seconds": float(np.median(times)),
+            "range": [min(times), max(times)],
             "arrays_mib": size / 2**20,
             "peak_grew_mib": (after - before) / 2**10,
         }

@@ -66,7 +66,8 @@ def _row(seeds: int, steps: int, batch: int) -> Row:
             saving.append(waiting[-1] + _seconds(updates))
             checkpoints.wait()
         size = sum(f.stat().st_size for f in Path(folder, str(step)).rglob("*"))
-    extra = float(np.median(np.array(saving) - np.array(plain)))
+    extras = np.array(saving) - np.array(plain)
+    extra = float(np.median(extras))
     interval = EVERY * float(np.median(plain)) / (chunks * case.length)
     return {
         "mode": "save",
@@ -74,6 +75,7 @@ def _row(seeds: int, steps: int, batch: int) -> Row:
         "mib": size / 2**20,
         "waits_s": float(np.median(waiting)),
         "costs_s": extra,
+        "range": [float(extras.min()), float(extras.max())],
         f"of_{EVERY}_updates": extra / interval,
     }
 

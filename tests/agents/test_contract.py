@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 import importlib
@@ -93,11 +94,19 @@ def one_update(agent: Agent, state, seed: int = 7):
     return agent.update_step(state, batch, agent.draw(draw_key))
 
 
+TRACES: collections.Counter[str] = collections.Counter()
+
+
 @functools.cache
 def compiled(name: str):
     """One jitted update, shared by the tests below to save compilations."""
-    agent = small_agent(name)
-    return jax.jit(lambda state, seed: one_update(agent, state, seed))
+
+    @jax.jit
+    def update(state, seed):
+        TRACES[name] += 1
+        return one_update(small_agent(name), state, seed)
+
+    return update
 
 
 @functools.cache
@@ -156,17 +165,10 @@ def test_same_noise_same_update_and_other_noise_another(name):
 
 @agents
 def test_an_update_is_traced_once(name):
-    agent, count = small_agent(name), 0
-
-    def update(state, seed):
-        nonlocal count
-        count += 1
-        return one_update(agent, state, seed)
-
-    step, state = jax.jit(update), initial(name)
+    state = initial(name)
     for seed in range(3):
-        state, _ = step(state, seed)
-    assert count == 1
+        state, _ = compiled(name)(state, seed)
+    assert TRACES[name] == 1
 
 
 @agents

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -124,49 +124,69 @@ def training(seeds: int, steps: int, batch: int, precision: str) -> Training:
 def bench_train(settings: Settings, reference: Row) -> list[Row]:
     """Updates per second, and the share of the machine's matrix-product speed.
 
-    The shares are medians over rounds in which the update and the products take turns.
+    Shares, and the speed of a precision in units of the first one's, are medians over
+    rounds in which the updates and the products take turns.
     """
     del reference  # measured again, in turns with the update
-    cases = itertools.product(
-        settings.precision, settings.steps, settings.batch, settings.seeds
-    )
-    return [_train_row(*case) for case in cases]
+    cases = itertools.product(settings.steps, settings.batch, settings.seeds)
+    return [row for case in cases for row in train_rows(settings.precision, *case)]
 
 
-def _train_row(precision: str, steps: int, batch: int, seeds: int) -> Row:
-    case = training(seeds, steps, batch, precision)
+def train_rows(
+    precisions: Sequence[str], steps: int, batch: int, seeds: int, seconds: float = 1.0
+) -> list[Row]:
+    """A row for each precision; `seconds` are those of one work in one round."""
+    cases = {name: training(seeds, steps, batch, name) for name in precisions}
+    known = {
+        name: references(name, case.devices)  # the same devices for every precision
+        for name, case in cases.items()
+    }
+    works: dict[str, Callable] = {name: _goes_on(case) for name, case in cases.items()}
+    for name, products in known.items():
+        works |= {f"{name} {kind}": product.work for kind, product in products.items()}
+    taken = {name: np.array(times) for name, times in rounds(works, seconds).items()}
+    flops, first = update_flops(steps, batch), precisions[0]
+    rows = []
+    for name, case in cases.items():
+        rate = case.length * seeds / taken[name]
+        shares = {
+            f"of_{kind}": float(
+                np.median(flops * rate * taken[f"{name} {kind}"] / product.flops)
+            )
+            for kind, product in known[name].items()
+        }
+        rows.append(
+            {
+                "mode": "train",
+                "seeds": seeds,
+                "steps": steps,
+                "batch": batch,
+                "precision": name,
+                "updates_per_s": float(np.median(rate)) / seeds,
+                "seed_updates_per_s": float(np.median(rate)),
+                "range": [float(rate.min()), float(rate.max())],
+                f"of_{first}": float(np.median(taken[first] / taken[name])),
+                "gflop_by_hand": flops / 1e9,
+                "gflop_by_xla": case.xla_flops and case.xla_flops / 1e9,
+                "gflops": float(np.median(flops * rate)) / 1e9,
+                **shares,
+                "compile_s": case.compile_s,
+                "memory_gib": case.memory / 2**30,
+            }
+        )
+    return rows
+
+
+def _goes_on(case: Training) -> Callable[[], Any]:
+    """A chunk of updates that begins where the last one ended."""
     state = case.state
 
-    def work():
+    def work() -> Any:
         nonlocal state
         state, metrics = case.chunk(state)
         return metrics
 
-    known = references(precision, case.devices)
-    works = {"update": work} | {name: known[name].work for name in known}
-    taken = {name: np.array(times) for name, times in rounds(works).items()}
-    rate = case.length * seeds / taken["update"]
-    speed = update_flops(steps, batch) * rate
-    shares = {
-        f"of_{name}": float(np.median(speed * taken[name] / known[name].flops))
-        for name in known
-    }
-    return {
-        "mode": "train",
-        "seeds": seeds,
-        "steps": steps,
-        "batch": batch,
-        "precision": precision,
-        "updates_per_s": float(np.median(rate)) / seeds,
-        "seed_updates_per_s": float(np.median(rate)),
-        "range": [float(rate.min()), float(rate.max())],
-        "gflop_by_hand": update_flops(steps, batch) / 1e9,
-        "gflop_by_xla": None if case.xla_flops is None else case.xla_flops / 1e9,
-        "gflops": float(np.median(speed)) / 1e9,
-        **shares,
-        "compile_s": case.compile_s,
-        "memory_gib": case.memory / 2**30,
-    }
+    return work
 
 
 def bench_compile(settings: Settings, reference: Row) -> list[Row]:

@@ -8,7 +8,7 @@ import pytest
 
 from experiments import bench
 from experiments.benchmarks.machine import products, rounds
-from experiments.benchmarks.training import update_flops
+from experiments.benchmarks.training import train_rows, update_flops
 
 
 def test_flops_of_an_update_by_hand():
@@ -68,3 +68,16 @@ def test_products_count_what_they_compute():
     chain = products(size=8, copies=3)
     repeats = round(2e9 / (2 * 8**3 * 3))
     assert chain.flops == repeats * 3 * 2 * 8**3
+
+
+def test_precisions_are_compared_in_the_same_rounds():
+    plain, rounded = train_rows(["float32", "bfloat16"], 1, 4, 1, seconds=0.0)
+    assert (plain["precision"], rounded["precision"]) == ("float32", "bfloat16")
+    assert plain["of_float32"] == 1.0
+    assert rounded["of_float32"] > 0
+    for row in (plain, rounded):
+        assert row["gflops"] == pytest.approx(
+            row["seed_updates_per_s"] * update_flops(1, 4) / 1e9
+        )
+        assert row["of_large_square"] > 0
+        assert row["memory_gib"] > 0.1  # a million transitions

@@ -110,7 +110,6 @@ class Parts(NamedTuple):
     """The networks and the policy.
 
     Attributes:
-      schedule: noise schedule.
       actor: noise network.
       critic: the twin critic.
       full: the sampler of training, the ancestral chain over all K steps.
@@ -120,7 +119,6 @@ class Parts(NamedTuple):
       actor_loss: `(actor params, critic params, batch, draws) -> (loss, (L_d, L_q))`.
     """
 
-    schedule: schedules.Schedule
     actor: NoiseNetwork
     critic: Critic
     full: solvers.Sampler
@@ -163,7 +161,7 @@ def build(config: Config, spec: DataSpec) -> Parts:
         q_loss = normalised_q_loss(q, draws.coin > 0.5)
         return bc_loss + config.eta * q_loss, (bc_loss, q_loss)
 
-    return Parts(schedule, actor, critic, full, acting, sample_action, actor_loss)
+    return Parts(actor, critic, full, acting, sample_action, actor_loss)
 
 
 def make(config: Config, spec: DataSpec) -> Agent:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,19 @@ def pytest_configure() -> None:
 def _datasets(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Minari's folder of datasets is empty and goes when the tests are over."""
     os.environ["MINARI_DATASETS_PATH"] = str(tmp_path_factory.mktemp("minari"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _programs() -> Iterator[None]:
+    """Compiled programs go with the file of tests that used them.
+
+    XLA maps memory for each one; a process that keeps thousands of them meets the
+    kernel's limit of mappings, and crashes in the compiler.
+    """
+    yield
+    import jax
+
+    jax.clear_caches()
 
 
 @pytest.fixture(autouse=True)

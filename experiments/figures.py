@@ -7,7 +7,8 @@
 
 Figures go to --out as PNG and PDF. Every command can be interrupted: given again, it
 goes on with what is there. The default sizes are those of two CPU cores: 15 minutes,
-an hour, an hour, half a day; --full is the authors' size, for a GPU.
+an hour, an hour, sixteen hours (with --config.train.steps=3000 two and a half); --full
+is the authors' size, for a GPU.
 
 steps, eta and agents take --config.SECTION.FIELD=VALUE like experiments.run.
 """

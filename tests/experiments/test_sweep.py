@@ -11,9 +11,17 @@ from experiments.overrides import split_overrides
 from jdql.runtime import checkpoint, distributed
 from jdql.runtime.metrics import read_rows
 
+# Imported before any test runs: submitit's set-up of logging closes absl's handler, and
+# with it pytest's stderr where a test has put another in its place by then.
+try:
+    import submitit
+except ModuleNotFoundError:
+    submitit = None
+needs_submitit = pytest.mark.skipif(submitit is None, reason="needs the sweep extra")
 
+
+@needs_submitit
 def test_a_job_trains_in_its_folder_and_goes_on_when_restarted(capsys, monkeypatch):
-    pytest.importorskip("submitit", reason="needs the sweep extra")
     command = ["--configs=bandit:smoke", "--folder=all", "--config.train.steps=2"]
     assert sweep.main(command) == 0
     printed = capsys.readouterr().out
@@ -49,6 +57,7 @@ def test_options_go_to_every_job(tmp_path):
         )
 
 
+@needs_submitit
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -64,7 +73,6 @@ def test_options_go_to_every_job(tmp_path):
     ],
 )
 def test_mistakes_are_one_line_and_nothing_is_queued(arguments, message, capsys):
-    pytest.importorskip("submitit", reason="needs the sweep extra")
     assert sweep.main(arguments) == 1
     error = capsys.readouterr().err
     assert message in error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 
 from experiments.benchmarks.machine import Row, Settings, rounds
@@ -79,7 +80,10 @@ def _eval_row(seeds: int) -> Row:
     config = EvalConfig(env="Walker2d-v5", episodes=EPISODES, env_kwargs=limits)
     asked, played = [], []  # inputs of the policy, and its actions, step by step
     mesh = distributed.member_mesh(seeds)
-    with evaluate.Rollouts(agent, range(seeds), spec(), config, mesh=mesh) as rollouts:
+    with (
+        contextlib.ExitStack() as opened,
+        evaluate.Rollouts(agent, range(seeds), spec(), config, mesh=mesh) as rollouts,
+    ):
         act = rollouts._act
 
         def recording(*inputs):
@@ -97,6 +101,8 @@ def _eval_row(seeds: int) -> Row:
                 np.asarray(act(*inputs)[0])
 
         environments = [simulator.make(config) for _ in range(seeds * EPISODES)]
+        for environment in environments:
+            opened.callback(environment.close)
 
         def simulate():
             for row, environment in enumerate(environments):

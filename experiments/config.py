@@ -152,7 +152,10 @@ def _functions(module: types.ModuleType) -> dict[str, Callable[..., Any]]:
 
 
 def _exchange_agent(config: Config, name: str | None) -> Config:
-    """Puts the default settings of another agent in; a dotted name is any module."""
+    """Puts the default settings of another agent in; a dotted name is any module.
+
+    The agent that is there already keeps the settings that it has for the task.
+    """
     name = name or ""
     if "." not in name and name not in agent_names():
         raise ValueError(
@@ -160,6 +163,8 @@ def _exchange_agent(config: Config, name: str | None) -> Config:
             f"{nearest(name, agent_names())!r} (its settings are --config.agent.FIELD)"
         )
     module = name if "." in name else f"jdql.agents.{name}"
-    agent = agent_settings(module)()
+    settings = agent_settings(module)
+    if isinstance(config.agent, settings):
+        return config
     label = f"{config.name}-{name.rpartition('.')[2]}"
-    return dataclasses.replace(config, agent=agent, name=label)
+    return dataclasses.replace(config, agent=settings(), name=label)

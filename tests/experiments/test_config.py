@@ -155,6 +155,13 @@ def test_agents_are_exchanged_before_the_variant():
     assert config.name == "hopper_medium-diffusion_bc-smoke"
 
 
+@pytest.mark.parametrize("name", ["diffusion_ql", "jdql.agents.diffusion_ql"])
+def test_naming_the_agent_that_is_there_keeps_its_settings(name):
+    task = resolve("safety_halfcheetah")
+    assert task.agent != diffusion_ql.Config()
+    assert resolve("safety_halfcheetah", [Override("agent", name)]) == task
+
+
 def test_a_module_anywhere_may_be_the_agent():
     swap = Override("agent", "jdql.agents.diffusion_bc")
     assert isinstance(resolve("bandit", [swap]).agent, diffusion_bc.Config)

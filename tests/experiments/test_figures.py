@@ -13,7 +13,7 @@ import pytest
 from experiments import figures, run_folder
 from experiments.ablations import agents, eta, runs, speed, steps
 from experiments.bandit import experiment, panels
-from experiments.config import agent_names
+from experiments.config import agent_names, resolve
 from experiments.overrides import Override
 from jdql.envs import bandit
 from jdql.runtime import distributed
@@ -204,6 +204,13 @@ def test_every_agent_has_settings_for_every_task_of_the_table(tmp_path):
         assert len({c.eval.env for c in planned}) == 1
         assert len({c.data.dataset for c in planned}) == 1
         assert {c.train.steps for c in planned} == {20_000}
+
+
+@pytest.mark.parametrize("task", agents.TASKS)
+def test_every_agent_has_its_settings_for_the_task(task):
+    # Diffusion-QL's are those of the task's own config.
+    assert agents.config_of("diffusion_ql", task).agent == resolve(task).agent
+    assert agents.config_of("idql", task).agent == resolve(f"idql:{task}").agent
 
 
 def test_other_settings_need_another_folder(tmp_path):

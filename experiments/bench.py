@@ -24,14 +24,14 @@ from typing import Any
 
 from absl import flags
 
-from experiments import cli
 from experiments.benchmarks.acting import bench_act, bench_eval
 from experiments.benchmarks.loading import bench_load
 from experiments.benchmarks.machine import Row, Settings, machine
 from experiments.benchmarks.policy import bench_policy
 from experiments.benchmarks.saving import bench_save
 from experiments.benchmarks.training import bench_compile, bench_train
-from experiments.overrides import Override
+from experiments.launch import cli
+from experiments.launch.overrides import Override
 
 MODES: dict[str, Callable[[Settings, Row], list[Row]]] = {
     "train": bench_train,

@@ -26,8 +26,8 @@ def collect_for(config: Config, seed: int = 0) -> list[str]:
     Raises:
       ValueError: the config names no Minari id, or one that jdql has no policy for.
     """
+    from jdql.collect.collect import collect
     from jdql.data import minari
-    from jdql.runtime.collect import collect
 
     wanted = [entry for entry in config.data.dataset if minari.is_id(entry)]
     if not wanted:
@@ -49,8 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--config", required=True, help="a name, name:variant or file")
     parser.add_argument("--seed", type=int, default=0, help="of the collection")
 
-    from experiments.config import resolve
-    from experiments.overrides import split_overrides
+    from experiments.launch.overrides import split_overrides
+    from experiments.launch.resolve import resolve
 
     try:
         others, overrides = split_overrides(

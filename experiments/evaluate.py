@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from experiments import cli, run_folder
-from experiments.overrides import Override, parse_sweep
+from experiments.launch import cli, run_folder
+from experiments.launch.overrides import Override, parse_sweep
 from jdql.config import Config
 
 if TYPE_CHECKING:
@@ -189,7 +189,7 @@ def evaluate(
 
     from jdql.agents.base import scaled
     from jdql.data.normalize import blank
-    from jdql.envs.references import normalized
+    from jdql.references import normalized
     from jdql.runtime import checkpoint, distributed, members
     from jdql.runtime.evaluate import versions
     from jdql.runtime.metrics import evaluation_rows
@@ -266,7 +266,7 @@ def _spec(stored: dict[str, Any]) -> DataSpec:
 
 def format_rows(rows: list[dict[str, Any]], step: str) -> str:
     """A line for each seed and one for their mean, and what was measured."""
-    from jdql.envs.references import describe
+    from jdql.references import describe
     from jdql.report.sweeps import by_settings, swept
 
     first = rows[0]

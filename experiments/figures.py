@@ -22,8 +22,8 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments import cli
-from experiments.overrides import Override
+from experiments.launch import cli
+from experiments.launch.overrides import Override
 
 
 def define(values: flags.FlagValues) -> None:
@@ -63,7 +63,7 @@ def bandit(values: flags.FlagValues, overrides: list[Override]) -> int:
         raise ValueError("bandit takes no --config: its methods are fixed")
     seeds = _seeds(values)
     _configure(len(seeds))
-    from experiments.bandit import experiment, panels
+    from experiments.studies.bandit import experiment, panels
 
     budget = panels.FULL if values.full else panels.DEFAULT
     written = experiment.run(
@@ -76,7 +76,7 @@ def steps(values: flags.FlagValues, overrides: list[Override]) -> int:
     """The number of diffusion steps."""
     seeds = _seeds(values)
     _configure(len(seeds))
-    from experiments.ablations import steps as experiment
+    from experiments.studies.ablations import steps as experiment
 
     tasks = dict.fromkeys(("bandit", values.config or "walker2d_medium"))
     return _report(
@@ -95,7 +95,7 @@ def steps(values: flags.FlagValues, overrides: list[Override]) -> int:
 def eta(values: flags.FlagValues, overrides: list[Override]) -> int:
     """The interplay of the two losses."""
     seeds = _seeds(values)
-    from experiments.ablations import eta as experiment
+    from experiments.studies.ablations import eta as experiment
 
     _configure(len(experiment.ETAS) * len(seeds))
     task = values.config or experiment.default_task(_tell)
@@ -113,7 +113,7 @@ def agents(values: flags.FlagValues, overrides: list[Override]) -> int:
     """Every agent on a few tasks."""
     seeds = _seeds(values)
     _configure(len(seeds))
-    from experiments.ablations import agents as experiment
+    from experiments.studies.ablations import agents as experiment
 
     return _report(
         experiment.run(

@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from experiments import cli, run_folder
-from experiments.overrides import Override
+from experiments.launch import cli, run_folder
+from experiments.launch.overrides import Override
+from jdql import references
 from jdql.config import SWEPT
-from jdql.envs import references
 from jdql.report import comparison, plots, statistics, sweeps, tables
 from jdql.report.comparison import Results, Run
 from jdql.report.scores import SELECTIONS

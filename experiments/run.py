@@ -27,9 +27,9 @@ from typing import Any
 
 from absl import flags
 
-from experiments import cli, run_folder
-from experiments.config import config_names, resolve
-from experiments.overrides import Override, parse_sweep
+from experiments.launch import cli, run_folder
+from experiments.launch.overrides import Override, parse_sweep
+from experiments.launch.resolve import config_names, resolve
 from jdql.config import Config, check_sweep
 
 
@@ -102,9 +102,10 @@ def launch(config: Config, asked: str = "") -> int:
       ValueError: the folder holds another run, or a setting is wrong.
       OSError: a file cannot be read or written.
     """
+    from jdql.collect import collect
     from jdql.data import sources
     from jdql.envs import simulator
-    from jdql.runtime import collect, distributed, members, processes, train
+    from jdql.runtime import distributed, members, processes, train
 
     log = processes.first_only(tell)
     distributed.check_precision(config.train.precision)
@@ -173,7 +174,7 @@ def tell(line: str) -> None:
 
 def report(config: Config, directory: Path, step: int, finished: bool) -> None:
     """Prints the score table and the commands that come next."""
-    from jdql.envs import references
+    from jdql import references
     from jdql.runtime.metrics import read_rows
 
     rows = read_rows(directory / "evaluations.jsonl")

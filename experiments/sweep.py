@@ -22,9 +22,10 @@ from typing import Any
 
 from absl import flags
 
-from experiments import cli, run
-from experiments.config import resolve
-from experiments.overrides import Override, parse_sweep
+from experiments import run
+from experiments.launch import cli
+from experiments.launch.overrides import Override, parse_sweep
+from experiments.launch.resolve import resolve
 from jdql.config import check_sweep
 
 DAY = 24 * 60  # minutes

@@ -29,8 +29,8 @@ from typing import Any
 
 from absl import flags
 
-from experiments import cli, run_folder
-from experiments.overrides import Override
+from experiments.launch import cli, run_folder
+from experiments.launch.overrides import Override
 from jdql.config import Config, DataConfig
 
 Row = dict[str, Any]

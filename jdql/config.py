@@ -64,7 +64,7 @@ class EvalConfig:
     # Offline selection takes the evaluation whose bc_loss is the (top_k + 1)-th lowest;
     # the authors tuned 0, 1 or 2 for each task.
     top_k: int = 1
-    # Key of the table in jdql/envs/references.py; "" reports returns only.
+    # Key of the table in jdql/references.py; "" reports returns only.
     reference: str = ""
 
 

@@ -18,9 +18,11 @@ FLOORS = {
     "jdql.networks": 1,
     "jdql.data": 1,
     "jdql.envs": 1,
+    "jdql.references": 1,
     "jdql.optim": 1,
     "jdql.agents": 2,
     "jdql.runtime": 3,
+    "jdql.collect": 3,
     "jdql.report": 3,
     "experiments": 4,
 }

@@ -32,7 +32,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from experiments import variants
+from experiments.launch import variants
 from jdql.agents import diffusion_ql
 from jdql.config import Config, DataConfig, EvalConfig, TrainConfig
 

@@ -29,7 +29,7 @@ import optax
 
 from jdql.agents.base import Agent, action_bounds, no_carry
 from jdql.data.sampling import transitions
-from jdql.diffusion import constraints, guidance, losses, samplers, schedules, solvers
+from jdql.diffusion import constraints, guidance, losses, reverse, samplers, schedules
 from jdql.networks.layers import XavierDense
 from jdql.networks.mlp import (
     MLP,
@@ -138,15 +138,15 @@ class Parts(NamedTuple):
     actor: NoiseNetwork
     critic: Critic
     value: MLP
-    sampler: solvers.Sampler
+    sampler: samplers.Sampler
     cloning_loss: Callable[..., Float[Array, ""]]
-    sample_action: Callable[[Params, Array, samplers.ChainDraws], Array]
+    sample_action: Callable[[Params, Array, reverse.ChainDraws], Array]
 
 
 def build(config: Config, spec: DataSpec) -> Parts:
     """The parts that `make` puts together; raises ValueError for bad settings."""
     schedule = schedules.make_schedule(config.schedule, config.diffusion_steps)
-    sampler = solvers.make_sampler(
+    sampler = samplers.make_sampler(
         schedule,
         config.sampler,
         config.sample_steps,
@@ -280,7 +280,7 @@ def make(config: Config, spec: DataSpec) -> Agent:
         return state.actor
 
     def act(policy: Params, carry, observation, key):
-        draws = samplers.draw_chain(key, sampler.draws, (1, A))
+        draws = reverse.draw_chain(key, sampler.draws, (1, A))
         return sample_action(policy, observation[None], draws)[0], carry
 
     return Agent(init, sample_batch, draw, update_step, policy, no_carry, act)

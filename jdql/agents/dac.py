@@ -28,7 +28,7 @@ import optax
 
 from jdql.agents.base import Agent, action_bounds, no_carry
 from jdql.data.sampling import transitions
-from jdql.diffusion import constraints, process, samplers, schedules, solvers
+from jdql.diffusion import constraints, process, reverse, samplers, schedules
 from jdql.networks.layers import XavierDense
 from jdql.networks.mlp import Critic, NoiseNetwork
 from jdql.optim import adamw, gradient_step, polyak, select
@@ -107,7 +107,7 @@ class Draws(NamedTuple):
       noise: `[B, A]` its noise.
     """
 
-    target: samplers.ChainDraws
+    target: reverse.ChainDraws
     k: Int[Array, " B"]
     noise: Float[Array, "B A"]
 
@@ -167,8 +167,8 @@ class Parts(NamedTuple):
     schedule: schedules.Schedule
     actor: NoiseNetwork
     critic: Critic
-    full: solvers.Sampler
-    acting: solvers.Sampler
+    full: samplers.Sampler
+    acting: samplers.Sampler
 
 
 def build(config: Config, spec: DataSpec) -> Parts:
@@ -182,7 +182,7 @@ def build(config: Config, spec: DataSpec) -> Parts:
     # clean action, at which nothing is learned, and their step k is k - 1 here.
     schedule = schedules.make_schedule(config.schedule, config.diffusion_steps)
     make_sampler = functools.partial(
-        solvers.make_sampler,
+        samplers.make_sampler,
         schedule,
         variance=config.variance,
         constraint=constraints.clip_to(*action_bounds(spec)),
@@ -273,7 +273,7 @@ def make(config: Config, spec: DataSpec) -> Agent:
     def draw(key: PRNGKeyArray) -> Draws:
         target_key, k_key, noise_key = jax.random.split(key, 3)
         return Draws(
-            target=samplers.draw_chain(target_key, full.draws, (B * N, A)),
+            target=reverse.draw_chain(target_key, full.draws, (B * N, A)),
             k=jax.random.randint(k_key, (B,), 0, K),
             noise=jax.random.normal(noise_key, (B, A)),
         )
@@ -349,7 +349,7 @@ def make(config: Config, spec: DataSpec) -> Agent:
     def act(policy: Policy, carry, observation, key):
         chain_key, choice_key = jax.random.split(key)
         repeated = jnp.broadcast_to(observation, (config.candidates, O))
-        draws = samplers.draw_chain(chain_key, acting.draws, (config.candidates, A))
+        draws = reverse.draw_chain(chain_key, acting.draws, (config.candidates, A))
         actions = sample_action(policy.actor, repeated, draws, acting)
         q = jnp.mean(critic.apply(policy.critic_target, repeated, actions), axis=0)
         return actions[choose(choice_key, q, config.temperature)], carry

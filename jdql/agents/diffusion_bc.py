@@ -2,7 +2,7 @@
 
 | paper (Wang, Hunt & Zhou, ICLR 2023) | here |
 |---|---|
-| eq. 1, the reverse chain as policy pi(a | s) | `solvers.make_sampler` |
+| eq. 1, the reverse chain as policy pi(a | s) | `samplers.make_sampler` |
 | eq. 2, L_d, the behaviour-cloning loss | `losses.denoising_loss` |
 
 As in the authors' code (`--algo bc`): no averaged actor, no clipping of gradients, and
@@ -20,7 +20,7 @@ import optax
 
 from jdql.agents.base import Agent, action_bounds, no_carry
 from jdql.data.sampling import transitions
-from jdql.diffusion import constraints, losses, samplers, schedules, solvers
+from jdql.diffusion import constraints, losses, reverse, samplers, schedules
 from jdql.networks.mlp import NoiseNetwork
 from jdql.optim import adam, gradient_step
 from jdql.types import Array, DataSpec, Float, Int, Params, PRNGKeyArray, Transition
@@ -77,7 +77,7 @@ def make(config: Config, spec: DataSpec) -> Agent:
     O, A, B = spec.observation_dim, spec.action_dim, config.batch_size
     K = config.diffusion_steps
     schedule = schedules.make_schedule(config.schedule, K)
-    sampler = solvers.make_sampler(
+    sampler = samplers.make_sampler(
         schedule,
         config.sampler,
         config.sample_steps,
@@ -123,7 +123,7 @@ def make(config: Config, spec: DataSpec) -> Agent:
         def predict(x_k, k):
             return actor.apply(policy, x_k, k, observation[None])
 
-        draws = samplers.draw_chain(key, sampler.draws, (1, A))
+        draws = reverse.draw_chain(key, sampler.draws, (1, A))
         return sampler.sample(predict, draws)[0], carry
 
     return Agent(init, sample_batch, draw, update_step, policy, no_carry, act)

@@ -2,7 +2,7 @@
 
 | paper | here |
 |---|---|
-| eq. 1, the reverse chain as policy pi(a | s) | `solvers.make_sampler` |
+| eq. 1, the reverse chain as policy pi(a | s) | `samplers.make_sampler` |
 | eq. 2, L_d, the behaviour-cloning loss | `losses.denoising_loss` |
 | eq. 3, L = L_d + L_q, with alpha = eta / E abs(Q) | `improvement.normalised_q_loss` |
 | eq. 4, double Q-learning | `targets.critic_loss` |
@@ -26,7 +26,7 @@ import optax
 
 from jdql.agents.base import Agent, action_bounds, no_carry
 from jdql.data.sampling import transitions
-from jdql.diffusion import constraints, losses, samplers, schedules, solvers
+from jdql.diffusion import constraints, losses, reverse, samplers, schedules
 from jdql.networks.mlp import Critic, NoiseNetwork
 from jdql.optim import adam, gradient_step, polyak, select
 from jdql.rl.improvement import normalised_q_loss
@@ -99,10 +99,10 @@ class Draws(NamedTuple):
       coin: uniform in [0, 1); above one half, Q_1 is raised and Q_2 normalises.
     """
 
-    target: samplers.ChainDraws
+    target: reverse.ChainDraws
     k: Int[Array, " B"]
     noise: Float[Array, "B A"]
-    improvement: samplers.ChainDraws
+    improvement: reverse.ChainDraws
     coin: Float[Array, ""]
 
 
@@ -121,8 +121,8 @@ class Parts(NamedTuple):
 
     actor: NoiseNetwork
     critic: Critic
-    full: solvers.Sampler
-    acting: solvers.Sampler
+    full: samplers.Sampler
+    acting: samplers.Sampler
     sample_action: Callable[..., Array]
     actor_loss: Callable[..., tuple[Array, tuple[Array, Array]]]
 
@@ -131,7 +131,7 @@ def build(config: Config, spec: DataSpec) -> Parts:
     """The parts that `make` puts together; raises ValueError for bad settings."""
     schedule = schedules.make_schedule(config.schedule, config.diffusion_steps)
     make_sampler = functools.partial(
-        solvers.make_sampler,
+        samplers.make_sampler,
         schedule,
         variance=config.variance,
         constraint=constraints.clip_to(*action_bounds(spec)),
@@ -218,10 +218,10 @@ def make(config: Config, spec: DataSpec) -> Agent:
     def draw(key: PRNGKeyArray) -> Draws:
         target_key, k_key, noise_key, chain_key, coin_key = jax.random.split(key, 5)
         return Draws(
-            target=samplers.draw_chain(target_key, full.draws, (B * N, A)),
+            target=reverse.draw_chain(target_key, full.draws, (B * N, A)),
             k=jax.random.randint(k_key, (B,), 0, K),
             noise=jax.random.normal(noise_key, (B, A)),
-            improvement=samplers.draw_chain(chain_key, full.draws, (B, A)),
+            improvement=reverse.draw_chain(chain_key, full.draws, (B, A)),
             coin=jax.random.uniform(coin_key),
         )
 
@@ -272,7 +272,7 @@ def make(config: Config, spec: DataSpec) -> Agent:
     def act(policy: Policy, carry, observation, key):
         chain_key, choice_key = jax.random.split(key)
         repeated = jnp.broadcast_to(observation, (config.candidates, O))
-        draws = samplers.draw_chain(chain_key, acting.draws, (config.candidates, A))
+        draws = reverse.draw_chain(chain_key, acting.draws, (config.candidates, A))
         actions = sample_action(policy.actor, repeated, draws, acting)
         q = clipped_double_q(critic.apply(policy.critic_target, repeated, actions))
         return actions[choose(choice_key, q, config.temperature)], carry

@@ -39,7 +39,7 @@ import optax
 
 from jdql.agents.base import Agent, Metrics, action_bounds, no_carry
 from jdql.data.sampling import transitions
-from jdql.diffusion import approximation, constraints, samplers, schedules, solvers
+from jdql.diffusion import approximation, constraints, reverse, samplers, schedules
 from jdql.networks.mlp import MLP, Critic, NoiseNetwork, value_function
 from jdql.optim import adam, gradient_step, polyak, select
 from jdql.rl import improvement, weights
@@ -144,7 +144,7 @@ class Draws(NamedTuple):
       around: `[N, B, A]` noise of the actions of CRR's baseline; N is 0 otherwise.
     """
 
-    target: samplers.ChainDraws
+    target: reverse.ChainDraws
     k: Int[Array, " B"]
     noise: Float[Array, "B A"]
     coin: Float[Array, ""]
@@ -173,8 +173,8 @@ class Parts(NamedTuple):
     critic: Critic
     value: MLP
     value_of: Callable[[Params, Array], Array]
-    sampler: solvers.Sampler
-    sample_action: Callable[[Params, Array, samplers.ChainDraws], Array]
+    sampler: samplers.Sampler
+    sample_action: Callable[[Params, Array, reverse.ChainDraws], Array]
     actor_loss: Callable[..., tuple[Array, tuple[Array, Array]]]
 
 
@@ -233,7 +233,7 @@ def build(config: Config, spec: DataSpec) -> Parts:
     check(config)
     schedule = schedules.make_schedule(config.schedule, config.diffusion_steps)
     to_bounds = constraints.clip_to(*action_bounds(spec))
-    sampler = solvers.make_sampler(
+    sampler = samplers.make_sampler(
         schedule,
         config.sampler,
         config.sample_steps,
@@ -356,9 +356,7 @@ def make(config: Config, spec: DataSpec) -> Agent:
     def draw(key: PRNGKeyArray) -> Draws:
         target_key, k_key, noise_key, coin_key, around_key = jax.random.split(key, 5)
         return Draws(
-            target=samplers.draw_chain(
-                target_key, parts.sampler.draws, (chain_rows, A)
-            ),
+            target=reverse.draw_chain(target_key, parts.sampler.draws, (chain_rows, A)),
             k=jax.random.randint(k_key, (B,), 0, config.diffusion_steps),
             noise=jax.random.normal(noise_key, (B, A)),
             coin=jax.random.uniform(coin_key),
@@ -413,7 +411,7 @@ def make(config: Config, spec: DataSpec) -> Agent:
         chain_key, choice_key = jax.random.split(key)
         repeated = jnp.broadcast_to(observation, (config.candidates, O))
         shape = (config.candidates, A)
-        draws = samplers.draw_chain(chain_key, parts.sampler.draws, shape)
+        draws = reverse.draw_chain(chain_key, parts.sampler.draws, shape)
         actions = parts.sample_action(policy.actor, repeated, draws)
         q = clipped_double_q(critic.apply(policy.critic, repeated, actions))
         return actions[choose(choice_key, q, config.temperature)], carry

@@ -29,7 +29,7 @@ import optax
 
 from jdql.agents.base import Agent, action_bounds, no_carry
 from jdql.data.sampling import transitions
-from jdql.diffusion import constraints, losses, samplers, schedules, solvers
+from jdql.diffusion import constraints, losses, reverse, samplers, schedules
 from jdql.networks.layers import XavierDense
 from jdql.networks.mlp import MLP, Critic, value_function
 from jdql.networks.resnet import ResidualNoiseNetwork, draw_dropout
@@ -59,7 +59,7 @@ class Config:
     diffusion_steps: int = 5
     schedule: str = "vp"
     variance: str = "beta"  # or "posterior"; of the ancestral sampler
-    sampler: str = "ancestral"  # or another key of `solvers.SAMPLERS`
+    sampler: str = "ancestral"  # or another key of `samplers.SAMPLERS`
     sample_steps: int | None = None  # steps of the chain; None: diffusion_steps
     unroll: int = 1  # steps of the chain laid out in a row
     # networks
@@ -115,7 +115,7 @@ def summed_squares(error: Float[Array, "B A"]) -> Float[Array, " B"]:
 
 def build_sampler(
     config: Config, spec: DataSpec, schedule: schedules.Schedule
-) -> solvers.Sampler:
+) -> samplers.Sampler:
     """How candidates are drawn; raises ValueError for bad settings."""
     to_bounds = constraints.clip_to(*action_bounds(spec))
     # The authors clip each x_k of their ancestral chain and leave x0_hat as it is.
@@ -123,7 +123,7 @@ def build_sampler(
     clipping: dict[str, Any] = {
         "step_constraint" if ancestral else "constraint": to_bounds
     }
-    return solvers.make_sampler(
+    return samplers.make_sampler(
         schedule,
         config.sampler,
         config.sample_steps,
@@ -257,7 +257,7 @@ def make(config: Config, spec: DataSpec) -> Agent:
         def predict(x_k, k):
             return actor.apply(policy.actor, x_k, k, repeated)
 
-        draws = samplers.draw_chain(chain_key, sampler.draws, (N, A))
+        draws = reverse.draw_chain(chain_key, sampler.draws, (N, A))
         actions = sampler.sample(predict, draws)
         q = clipped_double_q(critic.apply(policy.critic, repeated, actions))
         v = value_of(policy.value, observation)

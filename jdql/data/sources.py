@@ -26,7 +26,7 @@ Log = Callable[[str], None]
 
 
 # `(dataset_id, steps, *, log) -> id`: makes jdql's own dataset in place of the Minari
-# one of that id (`jdql.runtime.collect.collect`).
+# one of that id (`jdql.collect.collect.collect`).
 Collect = Callable[..., str]
 
 

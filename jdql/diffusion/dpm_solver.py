@@ -4,7 +4,7 @@ With lambda = log(signal / noise) and h its increase over a step, order 1 is
 
     x' = (s' / s) x + a' (1 - e^-h) x0_hat,
 
-and 1 - e^-h = 1 - s' a / (a' s) makes this the deterministic step of `samplers`: DDIM.
+and 1 - e^-h = 1 - s' a / (a' s) makes this the deterministic step of `reverse`: DDIM.
 Order 2 (2M, algorithm 2) puts an extrapolation in the place of x0_hat,
 
     x0_hat + h / (2 h_before) (x0_hat - x0_hat_before),
@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jdql.diffusion.samplers import ReverseSteps, reverse_steps
+from jdql.diffusion.reverse import ReverseSteps, reverse_steps
 from jdql.diffusion.schedules import Schedule, log_snr
 from jdql.types import Array, Denoiser, Float
 
@@ -68,7 +68,7 @@ def multistep_chain(
     unroll: int = 1,
     remat: bool = False,
 ) -> Float[Array, "*B A"]:
-    """Runs the chain from `start`; see `samplers.reverse_chain` for the options."""
+    """Runs the chain from `start`; see `reverse.reverse_chain` for the options."""
 
     def step(carry: tuple[Array, Array], row: MultistepSteps):
         x, before = carry

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jdql.diffusion.samplers import ChainDraws, noises_of
+from jdql.diffusion.reverse import ChainDraws, noises_of
 from jdql.diffusion.schedules import Schedule, log_snr, refine, step_of
 from jdql.types import Array, Denoiser, Float
 

@@ -3,7 +3,7 @@
 The clean sample is x_0 as everywhere in jdql, the flow's time t is a number in [0, 1]
 with 1 at the data (unlike the diffusion step k, which is 0 there), and the path is
 Lipman et al. 2023, section 4.1 with sigma_min = 0.  Euler's method with the velocity is
-the deterministic step of `samplers` at signal t and noise level 1 - t.
+the deterministic step of `reverse` at signal t and noise level 1 - t.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ log E[e(x_0) | x_k], and x0_hat shifts with the score by noise^2 / signal.
 | log E[e | x_k] itself, a trained energy (Lu et al. 2023) | `energy` |
 
 `mean` and `diffuser` are rules of a step, not of a denoiser.  A step is linear in
-x0_hat and x (`samplers.ReverseSteps`), so that both are a shift of x0_hat all the same,
+x0_hat and x (`reverse.ReverseSteps`), so that both are a shift of x0_hat all the same,
 by numbers from the table of the chain: they need that table and fit no other chain, and
 a constraint on x0_hat belongs inside them, `mean(steps, g)(constrain(denoiser, clip))`.
 
@@ -29,7 +29,7 @@ import numpy as np
 
 from jdql.diffusion.constraints import unconstrained
 from jdql.diffusion.process import at
-from jdql.diffusion.samplers import ReverseSteps
+from jdql.diffusion.reverse import ReverseSteps
 from jdql.diffusion.schedules import Schedule
 from jdql.types import Array, Constraint, Denoiser, Float, Guidance, Int, Real
 

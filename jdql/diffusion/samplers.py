@@ -1,12 +1,21 @@
-"""The reverse chain: one step rule, and `lax.scan` over it.
+"""Every way to sample a diffusion model, by name: what agents call to act.
 
-Going from noise level (a, s) to (a', s'), with x = a x_0 + s eps, every family makes
+| name | step rule | noise levels |
+|---|---|---|
+| `ancestral` | `reverse.posterior`, or another variance rule | even in k |
+| `ddim` | `reverse.deterministic` | even in k |
+| `flow` | the same: Euler's method on straight paths | even in a / (a + s) |
+| `dpmpp_1` | the same: DPM-Solver++ of order 1 | even in log(a / s) |
+| `dpmpp_2m` | DPM-Solver++ of order 2, multistep | even in log(a / s) |
+| `edm_heun` | Heun's method of order 2, with churn if asked | even in (s / a)^(1/7) |
 
-    x' = a' x0_hat + e eps_hat + r z,     eps_hat = (x - a x0_hat) / s,
+The deterministic step x' = a' x0_hat + s' eps_hat is Euler's method in two clocks.
+Divided by a it is x'/a' - x/a = (s'/a' - s/a) eps_hat, Euler's in sigma = s / a on
+Karras et al.'s process; divided by a + s it is Euler's in the time a / (a + s) on the
+straight path of a flow.  The samplers that share it differ in their levels only.
 
-and the families differ in e and r only (rules below).  Written out it is linear,
-x' = c_x0 x0_hat + c_xk x + r z, so a chain is a table of three numbers a step, computed
-once in float64.
+All start at k = K - 1, and all but those of one step visit k = 0, from which the last
+step goes to the clean sample: `steps` network calls, 2 `steps` - 1 for `edm_heun`.
 """
 
 from __future__ import annotations
@@ -14,166 +23,209 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jdql.diffusion.constraints import unconstrained
-from jdql.diffusion.schedules import Schedule
-from jdql.types import Array, Constraint, Denoiser, Float, PRNGKeyArray
+from jdql.diffusion import constraints, dpm_solver, edm, process, reverse, schedules
+from jdql.diffusion.reverse import ChainDraws
+from jdql.diffusion.schedules import Grid, Schedule
+from jdql.types import Array, Constraint, Denoiser, Float
 
 
-class ReverseSteps(NamedTuple):
-    """A reverse chain as data; row 0 is applied first and is the noisiest.
+class Sampler(NamedTuple):
+    """A sampler of a schedule.
 
     Attributes:
-      k: `[n]` int32, the diffusion step given to the denoiser.
-      x0: `[n]`, weight of x0_hat.
-      xk: `[n]`, weight of the current sample.
-      noise: `[n]`, standard deviation of the noise added, 0 in the last row.
+      draws: noise arrays that a chain consumes, as in `draw_chain(key, draws, shape)`;
+        0 for an ordinary differential equation, which takes the start alone.
+      sample: `(predict, ChainDraws) -> x_0`, where `predict(x_k, k)` is the network's
+        prediction, conditioning closed over; k is a scalar, integral where the sampler
+        visits the trained steps alone and float where it goes between them.
     """
 
-    k: Any
-    x0: Any
-    xk: Any
-    noise: Any
-
-    @property
-    def steps(self) -> int:
-        """Number of network calls, n."""
-        return len(self.k)
+    draws: int
+    sample: Callable[
+        [Callable[[Array, Array], Array], ChainDraws], Float[Array, "*B A"]
+    ]
 
 
-class ChainDraws(NamedTuple):
-    """The noise of one chain: its start `[*B, A]` and one draw a step `[n, *B, A]`.
+class Chain(NamedTuple):
+    """A sampler without its network.
 
-    A chain that adds no noise may leave the draws out: n = 0.
+    Attributes:
+      k: `[m]` ascending steps at which the network is called.
+      draws: see `Sampler`.
+      run: `(denoiser, draws) -> x_0`; the denoiser's step is an index into `k`.
     """
 
-    start: Float[Array, "*B A"]
-    noises: Float[Array, "n *B A"]
+    k: np.ndarray
+    draws: int
+    run: Callable[[Denoiser, ChainDraws], Array]
 
 
-# A variance rule maps the noise levels of a step, (a, s) -> (a', s'), to (e, r).
-VarianceRule = Callable[..., tuple[np.ndarray, np.ndarray]]
+class Loop(NamedTuple):
+    """How the scan over the steps is compiled; see `reverse.reverse_chain`."""
+
+    unroll: int = 1
+    remat: bool = False
 
 
-def posterior(a, s, a_next, s_next):
-    """Ancestral sampling, variance of q(x_{k-1} | x_k, x_0) (Ho et al. 2020, eq. 7)."""
-    r = s_next / s * np.sqrt(1 - (a / a_next) ** 2)
-    return np.sqrt(s_next**2 - r**2), r
+def _chain(
+    schedule: Schedule,
+    k: np.ndarray,
+    variance: str,
+    loop: Loop,
+    step_constraint: Constraint = constraints.unconstrained,
+) -> Chain:
+    table = reverse.reverse_steps(schedules.refine(schedule, k), variance)
+
+    def run(denoiser: Denoiser, draws: ChainDraws) -> Array:
+        return reverse.reverse_chain(
+            denoiser, table, draws, constraint=step_constraint, **loop._asdict()
+        )
+
+    return Chain(k, 0 if variance == "deterministic" else table.steps, run)
 
 
-def beta(a, s, a_next, s_next):
-    """The posterior's mean with variance beta_k (the text of Wang et al. 2023)."""
-    e, _ = posterior(a, s, a_next, s_next)
-    return e, np.where(s_next > 0, np.sqrt(1 - (a / a_next) ** 2), 0.0)
+def _ancestral(
+    schedule: Schedule,
+    steps: int,
+    variance: str,
+    loop: Loop,
+    step_constraint: Constraint = constraints.unconstrained,
+) -> Chain:
+    if steps > schedule.steps:
+        raise ValueError(
+            f"sample_steps must be at most diffusion_steps, {schedule.steps}, for the "
+            f"ancestral sampler, got {steps}: take fewer or another sampler"
+        )
+    k = schedules.even_grid(schedule, steps)
+    return _chain(schedule, k, variance, loop, step_constraint)
 
 
-def deterministic(a, s, a_next, s_next):
-    """No noise: DDIM with eta = 0 (Song et al. 2021, eq. 12)."""
-    return s_next, np.zeros_like(s_next)
+def _deterministic(grid: Grid):
+    def build(
+        schedule: Schedule, steps: int, variance: str, loop: Loop, grid: Grid = grid
+    ) -> Chain:
+        del variance
+        return _chain(schedule, grid(schedule, steps), "deterministic", loop)
+
+    return build
 
 
-def renoise(a, s, a_next, s_next):
-    """Fresh noise at every step: multistep consistency sampling."""
-    return np.zeros_like(s_next), s_next
+def _multistep(
+    schedule: Schedule,
+    steps: int,
+    variance: str,
+    loop: Loop,
+    grid: Grid = schedules.log_snr_grid,
+    lower_order_last: bool = False,
+) -> Chain:
+    del variance
+    k = grid(schedule, steps)
+    table = dpm_solver.multistep_steps(
+        schedules.refine(schedule, k), lower_order_last=lower_order_last
+    )
+
+    def run(denoiser: Denoiser, draws: ChainDraws) -> Array:
+        return dpm_solver.multistep_chain(
+            denoiser, table, draws.start, **loop._asdict()
+        )
+
+    return Chain(k, 0, run)
 
 
-VARIANCES: dict[str, VarianceRule] = {
-    "posterior": posterior,
-    "beta": beta,
-    "deterministic": deterministic,
-    "renoise": renoise,
+def _heun(
+    schedule: Schedule,
+    steps: int,
+    variance: str,
+    loop: Loop,
+    grid: Grid = schedules.karras_grid,
+    churn: edm.Churn = edm.NO_CHURN,
+) -> Chain:
+    del variance
+    table, k = edm.heun_steps(schedule, grid(schedule, steps), churn)
+
+    def run(denoiser: Denoiser, draws: ChainDraws) -> Array:
+        return edm.heun_chain(denoiser, table, draws, **loop._asdict())
+
+    return Chain(k, steps if np.any(table.noise) else 0, run)
+
+
+SAMPLERS: dict[str, Callable[..., Chain]] = {
+    "ancestral": _ancestral,
+    "ddim": _deterministic(schedules.even_grid),
+    "flow": _deterministic(schedules.flow_grid),
+    "dpmpp_1": _deterministic(schedules.log_snr_grid),
+    "dpmpp_2m": _multistep,
+    "edm_heun": _heun,
 }
 
 
-def reverse_steps(schedule: Schedule, variance: str = "posterior") -> ReverseSteps:
-    """The chain that visits every level of the schedule and ends in a clean sample.
-
-    Args:
-      schedule: of K steps; `schedules.refine` makes one of fewer or of more.
-      variance: "posterior" (the authors' code of Diffusion-QL), "beta" (the paper's
-        text), "deterministic" (DDIM) or "renoise".
-
-    Returns:
-      The table of the chain, float64.
-
-    Raises:
-      ValueError: for an unknown variance rule.
-    """
-    if variance not in VARIANCES:
-        raise ValueError(
-            f"variance must be one of {sorted(VARIANCES)}, got {variance!r}"
-        )
-    a, s = schedule.signal[::-1], schedule.noise[::-1]
-    a_next, s_next = np.append(a[1:], 1.0), np.append(s[1:], 0.0)
-    e, r = VARIANCES[variance](a, s, a_next, s_next)
-    k = np.arange(schedule.steps, dtype=np.int32)[::-1]
-    return ReverseSteps(k, a_next - e * a / s, e / s, r)
-
-
-def draw_chain(
-    key: PRNGKeyArray, steps: int, shape: tuple[int, ...], dtype=jnp.float32
-) -> ChainDraws:
-    """Standard normal noise for a chain of `steps` steps over samples of `shape`.
-
-    One draw of everything: faster than a draw a step.  The key is consumed.
-    """
-    normal = jax.random.normal(key, (steps + 1, *shape), dtype)
-    return ChainDraws(normal[0], normal[1:])
-
-
-def noises_of(draws: ChainDraws, scale: np.ndarray) -> Array | None:
-    """The draws of the steps; None for a chain that adds no noise and was given none.
-
-    Raises:
-      ValueError: the number of draws does not fit `scale`, the noise of each step.
-    """
-    count = len(draws.noises)
-    if count not in ((len(scale),) if np.any(scale) else (0, len(scale))):
-        raise ValueError(f"a chain of {len(scale)} steps was given {count} draws")
-    return draws.noises if count else None
-
-
-def reverse_chain(
-    denoiser: Denoiser,
-    steps: ReverseSteps,
-    draws: ChainDraws,
+def make_sampler(
+    schedule: Schedule,
+    name: str,
+    steps: int | None = None,
     *,
-    constraint: Constraint = unconstrained,
+    variance: str = "posterior",
+    constraint: Constraint = constraints.unconstrained,
+    parameterisation: process.Parameterisation = process.EPSILON,
     unroll: int = 1,
     remat: bool = False,
-) -> Float[Array, "*B A"]:
-    """Runs the reverse chain from `draws.start`; differentiable from end to end.
+    **options: Any,
+) -> Sampler:
+    """The sampler called `name`, for networks trained on `schedule`.
+
+    `ancestral`, and `ddim` of at most K steps, stop at trained steps only.  Between
+    them the network is on its own: slow sinusoids of a step carry over, fast features
+    of it (learned Fourier features, K small) may not.
 
     Args:
-      denoiser: estimates x_0 from (x_k, k); clip inside it.
-      steps: the table of the chain.
-      draws: its noise, with no draws but the start if the table adds none.
-      constraint: obeyed by what every step makes, and so not by the start.
+      schedule: of K steps.
+      name: a key of `SAMPLERS`.
+      steps: of the chain, at least 1; None takes K.  The ancestral sampler takes K at
+        most, the others any number, since they may stop between the trained steps.
+      variance: of the ancestral sampler (`reverse.VARIANCES`); others have none.
+      constraint: obeyed by every estimate of x_0 and by the sample.
+      parameterisation: what the network predicts.
       unroll: iterations of the scan laid out in a row: faster, slower to compile.
-      remat: recompute the network in the backward pass instead of storing it: memory
-        for one step instead of n, at the price of a second forward pass.
+      remat: recompute the network in the backward pass instead of storing it.
+      **options: of some samplers alone: `grid`, a `schedules.Grid` in the place of
+        the sampler's own (all but `ancestral`); `step_constraint`, obeyed by the
+        sample after every step (`ancestral`); `lower_order_last` (`dpmpp_2m`);
+        `churn`, an `edm.Churn` (`edm_heun`).
 
     Returns:
-      The sample.
+      The sampler.
 
     Raises:
-      ValueError: the number of draws is neither that of the steps nor, for a chain
-        that adds no noise, zero.
+      ValueError: an unknown name or variance, or a number of steps that the sampler
+        cannot take.
     """
+    if name not in SAMPLERS:
+        raise ValueError(f"sampler must be one of {sorted(SAMPLERS)}, got {name!r}")
+    steps = schedule.steps if steps is None else steps
+    if steps < 1:
+        raise ValueError(f"sample_steps must be at least 1, got {steps}")
+    if steps > 1 == schedule.steps:
+        raise ValueError(f"with diffusion_steps 1, sample_steps must be 1, got {steps}")
+    chain = SAMPLERS[name](schedule, steps, variance, Loop(unroll, remat), **options)
+    levels = schedules.refine(schedule, chain.k)
 
-    def step(x: Array, inputs: tuple[ReverseSteps, Array | None]) -> tuple[Array, None]:
-        row, noise = inputs
-        x = row.x0 * denoiser(x, row.k) + row.xk * x
-        return constraint(x if noise is None else x + row.noise * noise), None
+    def sample(predict: Callable[[Array, Array], Array], draws: ChainDraws) -> Array:
+        denoiser = process.denoiser(
+            levels, _at_levels(predict, chain.k), parameterisation
+        )
+        denoiser = constraints.constrain(denoiser, constraint)
+        return constraint(chain.run(denoiser, draws))
 
-    dtype = draws.start.dtype
-    table = ReverseSteps(
-        jnp.asarray(steps.k), *(jnp.asarray(c, dtype) for c in steps[1:])
-    )
-    body = jax.checkpoint(step) if remat else step
-    noises = noises_of(draws, steps.noise)
-    x, _ = jax.lax.scan(body, draws.start, (table, noises), unroll=unroll)
-    return x
+    return Sampler(chain.draws, sample)
+
+
+def _at_levels(predict: Callable[[Array, Array], Array], k: np.ndarray):
+    """The network told the index of a level in place of its step."""
+    if np.array_equal(k, np.arange(len(k))):
+        return predict  # they are the same
+    integral = np.array_equal(k, np.rint(k))
+    steps = k.astype(np.int32) if integral else k
+    return lambda x, i: predict(x, jnp.asarray(steps)[i])

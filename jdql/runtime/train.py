@@ -23,7 +23,7 @@ from tqdm import tqdm
 from jdql.agents.base import Agent, Maker, scaled
 from jdql.config import Config
 from jdql.data.dataset import Source
-from jdql.envs.references import normalized
+from jdql.references import normalized
 from jdql.runtime import checkpoint, distributed, evaluate, members, processes
 from jdql.runtime.means import Means, first_non_finite
 from jdql.runtime.members import Members as Members

@@ -11,7 +11,7 @@ import optax
 import pytest
 
 from jdql.agents import cfgrl
-from jdql.diffusion import process, samplers, schedules
+from jdql.diffusion import process, reverse, schedules
 from jdql.runtime.members import member_config
 from jdql.types import DataSpec, Transition
 
@@ -105,7 +105,7 @@ def test_the_target_follows_the_critic_of_before_the_update():
 def test_weights_zero_and_one_act_by_one_policy(weight, label):
     state, *_ = one_update()
     parts = cfgrl.build(member_config(SMALL, {"guidance": weight}), SPEC)
-    draws = samplers.draw_chain(jax.random.key(7), parts.sampler.draws, (6, 2))
+    draws = reverse.draw_chain(jax.random.key(7), parts.sampler.draws, (6, 2))
     observation = batch().observation
     inputs = cfgrl.told(observation, jnp.full(6, getattr(cfgrl, label)))
 
@@ -165,7 +165,7 @@ def test_the_share_of_the_better_arm_follows_the_power_of_the_chance():
     params = trained_on_two_arms()
     levels = (jnp.arange(2000) + 0.5) / 2000
     start = jax.scipy.stats.norm.ppf(levels)[:, None]
-    draws = samplers.ChainDraws(start, jnp.zeros((0, 2000, 1)))
+    draws = reverse.ChainDraws(start, jnp.zeros((0, 2000, 1)))
 
     @jax.jit
     @jax.vmap

@@ -13,9 +13,9 @@ import optax
 import pytest
 from scipy import stats
 
-from experiments.config import resolve
+from experiments.launch.resolve import resolve
 from jdql.agents import edp
-from jdql.diffusion import approximation, constraints, process, samplers, schedules
+from jdql.diffusion import approximation, constraints, process, reverse, schedules
 from jdql.networks.mlp import NoiseNetwork
 from jdql.rl import resampling, weights
 from jdql.types import DataSpec, Transition
@@ -139,8 +139,8 @@ def test_a_weighted_estimate_gives_the_arms_their_weighted_odds():
     assert slope(expected + 0.2) > 1e-2
 
     denoise, _ = two_points(schedule, expected)
-    draws = samplers.draw_chain(jax.random.key(0), 100, (20_000, 1))
-    x = samplers.reverse_chain(denoise, samplers.reverse_steps(schedule), draws)
+    draws = reverse.draw_chain(jax.random.key(0), 100, (20_000, 1))
+    x = reverse.reverse_chain(denoise, reverse.reverse_steps(schedule), draws)
     odds = np.exp(0.6 / beta) * p[0] / p[1]
     assert (x > 0).mean() == pytest.approx(odds / (1 + odds), abs=0.02)
 
@@ -376,7 +376,7 @@ def test_acting_takes_the_best_candidate_of_each_state():
     def both(observation, key):
         action, _ = agent.act(policy, (), observation, key)
         repeated = jnp.broadcast_to(observation, (4, 3))
-        draws = samplers.draw_chain(jax.random.split(key)[0], 0, (4, 2))
+        draws = reverse.draw_chain(jax.random.split(key)[0], 0, (4, 2))
         candidates = parts.sample_action(state.actor, repeated, draws)
         q = q_of(state.critic, repeated, candidates).min(0)
         return action, candidates, q

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from jdql.agents import diffusion_bc, diffusion_ql
-from jdql.diffusion import samplers
+from jdql.diffusion import reverse
 from jdql.diffusion.schedules import BETAS
 from jdql.rl.resampling import choice_probabilities
 from jdql.rl.targets import clipped_double_q
@@ -92,9 +92,9 @@ class Reader:
         assert found == kind
         return jnp.asarray(value)
 
-    def chain(self, steps: int) -> samplers.ChainDraws:
+    def chain(self, steps: int) -> reverse.ChainDraws:
         start = self.next("normal")
-        return samplers.ChainDraws(
+        return reverse.ChainDraws(
             start, jnp.stack([self.next("normal") for _ in range(steps)])
         )
 

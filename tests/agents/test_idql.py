@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jdql.agents import idql
-from jdql.diffusion import samplers, schedules
+from jdql.diffusion import reverse, schedules
 from jdql.types import DataSpec, Transition
 
 SPEC = DataSpec(3, 2, (-1.0, -1.0), (1.0, 1.0))
@@ -74,7 +74,7 @@ def test_the_sampler_is_the_authors():
     """Their chain, in their form: noise sqrt(beta_k), each x_k clipped."""
     schedule = schedules.make_schedule("vp", 5)
     sampler = idql.build_sampler(SMALL, SPEC, schedule)
-    draws = samplers.draw_chain(jax.random.key(3), sampler.draws, (50, 2))
+    draws = reverse.draw_chain(jax.random.key(3), sampler.draws, (50, 2))
     found = sampler.sample(network, draws)
 
     alpha, abar = 1 - schedule.beta, schedule.signal**2
@@ -95,7 +95,7 @@ def test_other_samplers_clip_the_estimate():
     schedule = schedules.make_schedule("vp", 5)
     config = dataclasses.replace(SMALL, sampler="dpmpp_2m", sample_steps=3)
     sampler = idql.build_sampler(config, SPEC, schedule)
-    draws = samplers.draw_chain(jax.random.key(3), sampler.draws, (50, 2))
+    draws = reverse.draw_chain(jax.random.key(3), sampler.draws, (50, 2))
     assert jnp.abs(sampler.sample(network, draws)).max() <= 1
 
 
@@ -159,7 +159,7 @@ def test_acting_takes_the_best_candidate_of_the_averaged_actor():
         lambda draws: sampler.sample(
             lambda x, k: actor.apply(policy.actor, x, k, repeated), draws
         )
-    )(samplers.draw_chain(chain_key, 5, (5, 2)))
+    )(reverse.draw_chain(chain_key, 5, (5, 2)))
     q = critics(policy.critic, np.asarray(repeated), np.asarray(candidates))
     np.testing.assert_allclose(action, candidates[q.min(axis=0).argmax()], atol=1e-5)
     assert len(np.unique(candidates, axis=0)) > 2  # untrained, some are clipped alike

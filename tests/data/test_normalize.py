@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from experiments.evaluate import evaluate
-from experiments.run_folder import save
+from experiments.launch.run_folder import save
 from jdql.agents import diffusion_bc, diffusion_ql
 from jdql.agents.base import ScaledPolicy, scaled
 from jdql.config import Config, DataConfig, EvalConfig, TrainConfig

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jdql.diffusion import constraints, guidance, process, samplers, schedules
+from jdql.diffusion import constraints, guidance, process, reverse, schedules
 
 M, S, C = 0.7, 0.3, 3.0
 TILTED = M + C * S**2  # 0.970
@@ -38,8 +38,8 @@ def exact_gradient(schedule):
 
 def chain_mean(denoiser, steps):
     """The end of the chain without noise: its mean, as everything here is affine."""
-    draws = samplers.ChainDraws(jnp.zeros((1, 1)), jnp.zeros((steps.steps, 1, 1)))
-    run = jax.jit(lambda d: samplers.reverse_chain(denoiser, steps, d))
+    draws = reverse.ChainDraws(jnp.zeros((1, 1)), jnp.zeros((steps.steps, 1, 1)))
+    run = jax.jit(lambda d: reverse.reverse_chain(denoiser, steps, d))
     return run(draws)[0, 0].item()
 
 
@@ -55,7 +55,7 @@ def noisy_batch():
 def test_score_guidance_reaches_the_exact_tilt(name):
     schedule = schedules.make_schedule(name, 1000)
     guide = guidance.classifier(schedule, exact_gradient(schedule))
-    steps = samplers.reverse_steps(schedule)
+    steps = reverse.reverse_steps(schedule)
     assert 0.968 < chain_mean(guide(gaussian(schedule)), steps) < 0.9705
 
 
@@ -101,7 +101,7 @@ def mean_recursion(schedule, weight):
 @pytest.mark.parametrize("weight", [1.0, 0.3])
 def test_mean_guidance_follows_its_recursion(weight):
     schedule = schedules.make_schedule("vp", 7)
-    steps = samplers.reverse_steps(schedule)
+    steps = reverse.reverse_steps(schedule)
     guide = guidance.mean(steps, exact_gradient(schedule), weight)
     got = chain_mean(guide(gaussian(schedule)), steps)
     assert got == pytest.approx(mean_recursion(schedule, weight), rel=1e-5)
@@ -109,8 +109,8 @@ def test_mean_guidance_follows_its_recursion(weight):
 
 def test_mean_guidance_evaluates_the_gradient_at_the_mean():
     schedule = schedules.make_schedule("vp", 5)
-    steps = samplers.reverse_steps(schedule)
-    draws = samplers.ChainDraws(jnp.full((1, 1), 0.4), jnp.zeros((5, 1, 1)))
+    steps = reverse.reverse_steps(schedule)
+    draws = reverse.ChainDraws(jnp.full((1, 1), 0.4), jnp.zeros((5, 1, 1)))
     seen = []
 
     def gradient(x, k):
@@ -118,7 +118,7 @@ def test_mean_guidance_evaluates_the_gradient_at_the_mean():
         return jnp.zeros_like(x)
 
     denoiser = guidance.mean(steps, gradient)(gaussian(schedule))
-    samplers.reverse_chain(denoiser, steps, draws)
+    reverse.reverse_chain(denoiser, steps, draws)
     jax.effects_barrier()
     x0 = gaussian(schedule)(draws.start, jnp.array(4))
     mu = steps.x0[0] * x0[0, 0] + steps.xk[0] * 0.4
@@ -127,7 +127,7 @@ def test_mean_guidance_evaluates_the_gradient_at_the_mean():
 
 def test_mean_guidance_tends_to_the_exact_tilt():
     schedule = schedules.make_schedule("cosine", 1000)
-    steps = samplers.reverse_steps(schedule)
+    steps = reverse.reverse_steps(schedule)
     guide = guidance.mean(steps, exact_gradient(schedule))
     assert chain_mean(guide(gaussian(schedule)), steps) == pytest.approx(
         TILTED, abs=4e-3
@@ -137,7 +137,7 @@ def test_mean_guidance_tends_to_the_exact_tilt():
 @pytest.mark.parametrize(("K", "end"), [(20, 1.299), (100, 1.626), (1000, 1.743)])
 def test_diffuser_guidance_is_no_exact_tilt(K, end):
     schedule = schedules.make_schedule("cosine", K)
-    steps = samplers.reverse_steps(schedule)
+    steps = reverse.reverse_steps(schedule)
     guide = guidance.diffuser(steps, lambda x, k: jnp.full_like(x, C))
     got = chain_mean(guide(gaussian(schedule)), steps)
     assert got == pytest.approx(end, abs=1e-3)
@@ -146,7 +146,7 @@ def test_diffuser_guidance_is_no_exact_tilt(K, end):
 def test_diffuser_guidance_follows_its_recursion():
     """Two moves before each step, none below step 2, each kept from passing 0.5."""
     schedule = schedules.make_schedule("cosine", 9)
-    steps = samplers.reverse_steps(schedule)
+    steps = reverse.reverse_steps(schedule)
     guide = guidance.diffuser(
         steps,
         lambda x, k: C * (1 + x),
@@ -190,7 +190,7 @@ def test_classifier_free_guidance_of_gaussians_is_a_gaussian():
     np.testing.assert_allclose(
         guided(x, k), gaussian(schedule, 1.780)(x, k), rtol=1e-4, atol=1e-5
     )
-    end = chain_mean(guided, samplers.reverse_steps(schedule))
+    end = chain_mean(guided, reverse.reverse_steps(schedule))
     assert end == pytest.approx(1.780, abs=2e-3)
 
 
@@ -264,13 +264,13 @@ def arms(schedule, chance):
 def test_a_weight_raises_the_chance_of_an_arm_to_its_power():
     """p(a | good)^w p(a)^(1 - w): odds 0.65 : 0.35 become 0.65^w : 0.35^w."""
     schedule = schedules.make_schedule("vp", 40)
-    steps = samplers.reverse_steps(schedule, "deterministic")
+    steps = reverse.reverse_steps(schedule, "deterministic")
     start = jax.scipy.stats.norm.ppf((jnp.arange(1000) + 0.5) / 1000)[:, None]
-    draws = samplers.ChainDraws(start, jnp.zeros((40, 1000, 1)))
+    draws = reverse.ChainDraws(start, jnp.zeros((40, 1000, 1)))
 
     def end(w):
         guide = guidance.classifier_free(arms(schedule, 0.5), w)
-        return samplers.reverse_chain(guide(arms(schedule, 0.65)), steps, draws)
+        return reverse.reverse_chain(guide(arms(schedule, 0.65)), steps, draws)
 
     weights = np.array([0.0, 1.0, 2.0, 3.0])
     ends = jax.jit(jax.vmap(end))(jnp.asarray(weights))
@@ -287,8 +287,8 @@ def test_a_weight_raises_the_chance_of_an_arm_to_its_power():
 def test_no_gradient_passes_through_the_guidance(kind):
     """A chain's gradient is that of the chain whose guidance is a recorded constant."""
     schedule = schedules.make_schedule("vp", 3)
-    steps = samplers.reverse_steps(schedule)
-    draws = samplers.draw_chain(jax.random.key(1), 3, (1, 1))
+    steps = reverse.reverse_steps(schedule)
+    draws = reverse.draw_chain(jax.random.key(1), 3, (1, 1))
 
     def guide(gradient):
         first = schedule if kind == "classifier" else steps
@@ -298,7 +298,7 @@ def test_no_gradient_passes_through_the_guidance(kind):
         denoiser = guide(lambda x, k: strength * gradient(x, k))(
             lambda x, k: jnp.tanh(theta * x)
         )
-        return samplers.reverse_chain(denoiser, steps, draws, unroll=3)[0, 0]
+        return reverse.reverse_chain(denoiser, steps, draws, unroll=3)[0, 0]
 
     recorded = []
 

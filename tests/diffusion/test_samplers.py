@@ -1,233 +1,367 @@
-"""The reverse chain against the recursion of Gaussian data, whose denoiser is known.
+"""Every sampler against its algorithm written out in numpy, on Gaussian data.
 
-For data N(m, s^2) the best denoiser at (a, n) is affine in x, so mean and variance of
-the chain follow a recursion that the test writes out from the DDPM formulas, which the
-code does not use.
+For data N(m, s^2) the best network is known, and a sampler is an affine map of its
+noise.  So it is run once on no noise and on each unit of noise alone: the first result
+is the mean of its samples, the squares of the others' differences from it add up to
+their variance.  The numpy versions work in sigma = noise / signal, or in e^-h as their
+paper does, and find the noise levels for themselves.
 """
 
 from __future__ import annotations
+
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jdql.diffusion import constraints, process, samplers, schedules
+from jdql.diffusion import constraints, edm, flow, process, reverse, samplers, schedules
 
 M, S = 0.7, 0.3
 
 
-def gaussian_denoiser(schedule):
-    gain = schedule.signal * S**2 / (schedule.signal**2 * S**2 + schedule.noise**2)
-
-    def denoise(x, k):
-        a = process.at(schedule.signal, k, x)
-        return M + process.at(gain, k, x) * (x - a * M)
-
-    return denoise
+@pytest.fixture(autouse=True)
+def _double_precision():
+    with jax.enable_x64(True):
+        yield
 
 
-def ddpm_recursion(schedule, variance):
-    """Mean and variance of the end of the DDPM chain, by Ho et al.'s eqs. 6 and 7."""
+def best_network(schedule):
+    """The exact noise prediction at every k, integral or not."""
+    table = 2 * np.log(schedule.signal)
+
+    def predict(x, k):
+        k = jnp.asarray(k, x.dtype)
+        abar = jnp.exp(jnp.interp(k, jnp.arange(len(table)), jnp.asarray(table)))
+        spread = abar * S**2 + 1 - abar
+        return jnp.sqrt(1 - abar) * (x - jnp.sqrt(abar) * M) / spread
+
+    return predict
+
+
+def unit_noises(draws):
+    """No noise, and each of the start and the draws alone: `draws + 2` rows."""
+    return np.eye(draws + 2, draws + 1, -1).T
+
+
+def responses(schedule, name, steps, **options):
+    sampler = samplers.make_sampler(schedule, name, steps, **options)
+    noise = unit_noises(sampler.draws)[..., None]
+    draws = reverse.ChainDraws(jnp.asarray(noise[0]), jnp.asarray(noise[1:]))
+    run = jax.jit(functools.partial(sampler.sample, best_network(schedule)))
+    return np.asarray(run(draws))[:, 0]
+
+
+def law(rows):
+    return rows[0], np.sqrt(np.sum((rows[1:] - rows[0]) ** 2))
+
+
+def denoise(x, sigma):
+    """The exact denoiser of x / signal at sigma."""
+    return (x * S**2 + M * sigma**2) / (S**2 + sigma**2)
+
+
+def ends(schedule):
+    sigma = schedule.noise / schedule.signal
+    return sigma[-1], sigma[0]
+
+
+def sigmas(schedule, grid, n):
+    """The n noise levels of a grid, from high to low, by their definition."""
+    high, low = ends(schedule)
+    if grid == "log":
+        return high * (low / high) ** (np.arange(n) / max(n - 1, 1))
+    if grid == "karras":  # eq. 5
+        ramp = np.arange(n) / max(n - 1, 1)
+        return (high ** (1 / 7) + ramp * (low ** (1 / 7) - high ** (1 / 7))) ** 7
+    if grid == "flow":
+        time = np.linspace(1 / (1 + high), 1 / (1 + low), n)
+        return (1 - time) / time
+    K = schedule.steps
+    k = np.linspace(K - 1, 0, n)
+    if n <= K:
+        k = np.array([round(float(value) + 1e-9) for value in k])
+    abar = np.exp(np.interp(k, np.arange(K), np.log(schedule.signal**2)))
+    return np.sqrt(1 / abar - 1)
+
+
+def start(schedule, draws=0):
+    noise = unit_noises(draws)
+    return noise[0] * np.hypot(1, ends(schedule)[0]), noise[1:]
+
+
+def euler(schedule, sigma):
+    """Euler's method on Karras et al.'s process."""
+    x, _ = start(schedule)
+    for now, after in zip(sigma, np.append(sigma[1:], 0), strict=True):
+        x = x + (after - now) * (x - denoise(x, now)) / now
+    return x
+
+
+def multistep(schedule, sigma, lower_order_last=False):
+    """Algorithm 2 of Lu et al. 2022, in their variables."""
+    a, s = 1 / np.hypot(1, sigma), sigma / np.hypot(1, sigma)
+    x, before, h_before = start(schedule)[0] * a[0], None, None
+    for i in range(len(sigma) - 1):
+        x0 = denoise(x / a[i], sigma[i])
+        h = np.log(a[i + 1] / s[i + 1]) - np.log(a[i] / s[i])
+        D = x0
+        if before is not None and not (lower_order_last and i == len(sigma) - 2):
+            r = h_before / h
+            D = (1 + 1 / (2 * r)) * x0 - 1 / (2 * r) * before
+        x = s[i + 1] / s[i] * x - a[i + 1] * np.expm1(-h) * D
+        before, h_before = x0, h
+    return denoise(x / a[-1], sigma[-1])
+
+
+def heun(schedule, sigma, churn=edm.NO_CHURN):
+    """Algorithm 2 of Karras et al. 2022, sigma never above the schedule's."""
+    n = len(sigma)
+    x, z = start(schedule, n if churn.amount else 0)
+    for i, (now, after) in enumerate(zip(sigma, np.append(sigma[1:], 0), strict=True)):
+        if churn.amount and churn.low <= now <= churn.high:
+            hat = min(now * (1 + min(churn.amount / n, 2**0.5 - 1)), sigma[0])
+            x = x + np.sqrt(hat**2 - now**2) * churn.noise * z[i]
+            now = hat
+        d = (x - denoise(x, now)) / now
+        x_after = x + (after - now) * d
+        if after > 0:
+            d_after = (x_after - denoise(x_after, after)) / after
+            x_after = x + (after - now) * (d + d_after) / 2
+        x = x_after
+    return x
+
+
+ODES = {
+    "ddim": (euler, "even"),
+    "flow": (euler, "flow"),
+    "dpmpp_1": (euler, "log"),
+    "dpmpp_2m": (multistep, "log"),
+    "edm_heun": (heun, "karras"),
+}
+PROBLEMS = [("vp", 5, 1), ("vp", 5, 9), ("vp", 50, 15), ("linear", 1000, 2)]
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
+@pytest.mark.parametrize("name", ODES)
+def test_a_sampler_without_noise_is_its_algorithm(name, problem):
+    schedule = schedules.make_schedule(*problem[:2])
+    algorithm, grid = ODES[name]
+    expected = algorithm(schedule, sigmas(schedule, grid, problem[2]))
+    actual = responses(schedule, name, problem[2])
+    np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=1e-9)
+
+
+def subsampled_ddpm(schedule, n, variance):
+    """Mean and deviation by Ho et al.'s eqs. 6 and 7, on the coarser process."""
+    abar = 1 / (1 + sigmas(schedule, "even", n)[::-1] ** 2)
+    before = np.append(1.0, abar[:-1])
+    beta = 1 - abar / before
     mean, var = 0.0, 1.0
-    abar = np.append(1.0, schedule.signal**2)
-    for k in range(schedule.steps - 1, -1, -1):
-        a, now, before = schedule.signal[k], abar[k + 1], abar[k]
-        beta = schedule.beta[k]
-        gain = a * S**2 / (a**2 * S**2 + schedule.noise[k] ** 2)
-        c_x0 = beta * np.sqrt(before) / (1 - now)
-        c_xk = (1 - before) * np.sqrt(1 - beta) / (1 - now)
-        posterior = beta * (1 - before) / (1 - now)
-        noise = {"posterior": posterior, "beta": beta}[variance] if k > 0 else 0.0
-        mean = c_x0 * (M + gain * (mean - a * M)) + c_xk * mean
-        var = (c_x0 * gain + c_xk) ** 2 * var + noise
+    for k in range(n - 1, -1, -1):
+        c_x0 = beta[k] * np.sqrt(before[k]) / (1 - abar[k])
+        c_xk = (1 - before[k]) * np.sqrt(1 - beta[k]) / (1 - abar[k])
+        gain = np.sqrt(abar[k]) * S**2 / (abar[k] * S**2 + 1 - abar[k])
+        mean = c_x0 * (M + gain * (mean - np.sqrt(abar[k]) * M)) + c_xk * mean
+        added = {
+            "posterior": beta[k] * (1 - before[k]) / (1 - abar[k]),
+            "beta": beta[k] if k else 0.0,
+        }
+        var = (c_x0 * gain + c_xk) ** 2 * var + added[variance]
     return mean, np.sqrt(var)
-
-
-def ddim_recursion(schedule):
-    mean, std = 0.0, 1.0
-    a = np.append(1.0, schedule.signal)
-    n = np.append(0.0, schedule.noise)
-    for k in range(schedule.steps, 0, -1):
-        gain = a[k] * S**2 / (a[k] ** 2 * S**2 + n[k] ** 2)
-        slope = a[k - 1] * gain + n[k - 1] / n[k] * (1 - a[k] * gain)
-        x0 = M + gain * (mean - a[k] * M)
-        mean = a[k - 1] * x0 + n[k - 1] / n[k] * (mean - a[k] * x0)
-        std = slope * std
-    return mean, std
-
-
-def renoise_recursion(schedule):
-    mean, var = 0.0, 1.0
-    a = np.append(1.0, schedule.signal)
-    n = np.append(0.0, schedule.noise)
-    for k in range(schedule.steps, 0, -1):
-        gain = a[k] * S**2 / (a[k] ** 2 * S**2 + n[k] ** 2)
-        mean = a[k - 1] * (M + gain * (mean - a[k] * M))
-        var = (a[k - 1] * gain) ** 2 * var + n[k - 1] ** 2
-    return mean, np.sqrt(var)
-
-
-def affine_law(schedule, steps):
-    """Mean and deviation of the chain in code, read off its response to its noise."""
-    denoiser = gaussian_denoiser(schedule)
-    zero = samplers.ChainDraws(jnp.zeros((1, 1)), jnp.zeros((steps.steps, 1, 1)))
-
-    def end(draws):
-        return samplers.reverse_chain(denoiser, steps, draws)[0, 0]
-
-    gradient = jax.grad(end)(zero)
-    squares = sum(float(jnp.sum(jnp.square(g))) for g in gradient)
-    return float(end(zero)), squares**0.5
-
-
-@pytest.mark.parametrize("name", ["vp", "cosine", "linear"])
-@pytest.mark.parametrize("count", [2, 5, 20])
-@pytest.mark.parametrize("variance", ["posterior", "beta"])
-def test_ancestral_sampling_follows_the_ddpm_recursion(name, count, variance):
-    schedule = schedules.make_schedule(name, count)
-    law = affine_law(schedule, samplers.reverse_steps(schedule, variance))
-    np.testing.assert_allclose(law, ddpm_recursion(schedule, variance), atol=2e-5)
-
-
-@pytest.mark.parametrize("count", [2, 5, 50])
-def test_deterministic_sampling_follows_the_ddim_recursion(count):
-    schedule = schedules.make_schedule("vp", count)
-    law = affine_law(schedule, samplers.reverse_steps(schedule, "deterministic"))
-    np.testing.assert_allclose(law, ddim_recursion(schedule), atol=2e-5)
-
-
-def test_full_renoising_follows_its_recursion():
-    schedule = schedules.make_schedule("vp", 5)
-    law = affine_law(schedule, samplers.reverse_steps(schedule, "renoise"))
-    np.testing.assert_allclose(law, renoise_recursion(schedule), atol=2e-5)
 
 
 @pytest.mark.parametrize(
-    ("variance", "count", "std"),
-    [("posterior", 5, 0.142), ("beta", 5, 0.222), ("posterior", 50, 0.263)],
+    ("K", "n", "variance"),
+    [(5, None, "beta"), (20, 6, "beta"), (20, 6, "posterior"), (20, 1, "posterior")],
 )
-def test_few_steps_are_under_dispersed_as_computed_elsewhere(variance, count, std):
-    schedule = schedules.make_schedule("vp", count)
-    law = affine_law(schedule, samplers.reverse_steps(schedule, variance))
-    assert law[1] == pytest.approx(std, abs=1e-3)
+def test_ancestral_sampling_may_skip_steps(K, n, variance):
+    schedule = schedules.make_schedule("vp", K)
+    actual = law(responses(schedule, "ancestral", n, variance=variance))
+    expected = subsampled_ddpm(schedule, n or K, variance)
+    np.testing.assert_allclose(actual, expected, rtol=1e-9)
 
 
-def test_many_steps_reach_the_data():
+def chain_of_sigmas(sigma):
+    """A schedule whose steps have these noise levels, ascending."""
+    abar = 1 / (1 + np.asarray(sigma) ** 2)
+    return schedules.from_betas(1 - abar / np.append(1.0, abar[:-1]))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "name", "n", "options", "std"),
+    [
+        (("vp", 5), "ancestral", None, {}, 0.142),
+        (("vp", 5), "ancestral", None, {"variance": "beta"}, 0.222),
+        (("vp", 50), "ancestral", None, {}, 0.263),
+        (("vp", 50), "ancestral", None, {"variance": "beta"}, 0.310),
+        (("cosine", 20), "ancestral", None, {}, 0.245),
+        (("vp", 50), "dpmpp_2m", 15, {}, 0.296),
+        (("vp", 50), "dpmpp_1", 15, {}, 0.269),
+        (("linear", 1000), "dpmpp_2m", 15, {}, 0.307),
+        (("linear", 1000), "ddim", 15, {}, 0.2185),
+        # Evenly spaced steps make the last extrapolation wild.
+        (("linear", 1000), "dpmpp_2m", 15, {"grid": schedules.even_grid}, 0.396),
+        (
+            ("linear", 1000),
+            "dpmpp_2m",
+            15,
+            {"grid": schedules.even_grid, "lower_order_last": True},
+            0.234,
+        ),
+    ],
+)
+def test_deviations_computed_elsewhere(schedule, name, n, options, std):
+    rows = responses(schedules.make_schedule(*schedule), name, n, **options)
+    assert law(rows)[1] == pytest.approx(std, abs=1.1e-3)
+
+
+@pytest.mark.parametrize(("n", "std"), [(5, 0.93), (10, 0.377), (18, 0.320)])
+def test_heun_on_the_levels_of_karras_as_computed_elsewhere(n, std):
+    schedule = chain_of_sigmas(np.geomspace(0.002, 80, 400))
+    assert law(responses(schedule, "edm_heun", n))[1] == pytest.approx(std, abs=1e-3)
+
+
+@pytest.mark.parametrize(("n", "std"), [(5, 0.200), (10, 0.247)])
+def test_ddim_is_euler_on_a_flow(n, std):
+    """On the levels t = i / n of a flow, up to the scale of x: see `samplers`."""
+    time = np.maximum(np.arange(n) / n, 1e-7)[::-1]
+    schedule = chain_of_sigmas((1 - time) / time)
+
+    def velocity(x, t):
+        variance = t**2 * S**2 + (1 - t) ** 2
+        x0 = M + t * S**2 / variance * (x - t * M)
+        return (x0 - x) / (1 - t)
+
+    by_flow = flow.euler(velocity, jnp.asarray(unit_noises(0)[0])[:, None], n)[:, 0]
+    for name in ("ddim", "flow"):
+        rows = responses(schedule, name, n)
+        np.testing.assert_allclose(rows, by_flow, atol=1e-6)
+    assert law(rows)[1] == pytest.approx(std, abs=6e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "order"), [("ddim", 1), ("dpmpp_1", 1), ("dpmpp_2m", 2), ("edm_heun", 2)]
+)
+def test_the_order_of_convergence(name, order):
+    """Against the solution of the ODE, on which (x - signal m) / spread is constant."""
     schedule = schedules.make_schedule("vp", 1000)
-    law = affine_law(schedule, samplers.reverse_steps(schedule, "posterior"))
-    np.testing.assert_allclose(law, (M, S), atol=5e-3)
+    a, s = schedule.signal[[0, -1]], schedule.noise[[0, -1]]
+    spread = np.hypot(a * S, s)
+    x = a[0] * M + spread[0] / spread[1] * (unit_noises(0)[0] - a[1] * M)
+    exact = denoise(x / a[0], s[0] / a[0])
+    options = {"grid": schedules.log_snr_grid} if name == "ddim" else {}
+    errors = [
+        np.abs(responses(schedule, name, n, **options) - exact).max() for n in (41, 81)
+    ]
+    assert errors[1] < {1: 0.02, 2: 2e-3}[order]
+    assert errors[0] / errors[1] == pytest.approx(2**order, rel=0.2)
 
 
-def test_samples_have_the_moments_of_the_recursion():
+CHURN = edm.Churn(amount=6.0, low=0.1, high=3.0, noise=1.1)
+
+
+def test_heun_with_churn_is_its_algorithm():
+    schedule = schedules.make_schedule("vp", 50)
+    for churn in (CHURN, edm.Churn(amount=100.0)):
+        expected = heun(schedule, sigmas(schedule, "karras", 12), churn)
+        actual = responses(schedule, "edm_heun", 12, churn=churn)
+        np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_churn_keeps_the_marginal():
+    schedule = schedules.make_schedule("vp", 1000)
+    rows = responses(schedule, "edm_heun", 300, churn=edm.Churn(amount=60.0))
+    a, s = schedule.signal[0], schedule.noise[0]
+    marginal = a * S**2 / np.hypot(a * S, s)  # of x0_hat at the last level
+    np.testing.assert_allclose(law(rows), (M, marginal), rtol=3e-3)
+    # Most of it is new noise: the start is all but forgotten.
+    assert abs(rows[1] - rows[0]) < 0.1 * marginal
+
+
+@pytest.mark.parametrize("name", samplers.SAMPLERS)
+def test_the_ends_of_a_schedule_in_single_precision(name):
+    """Cosine's last signal is nearly 0; clipped, sampled, and told steps within."""
+    with jax.enable_x64(False):
+        schedule = schedules.make_schedule("cosine", 1000)
+        clip = constraints.clip_to(jnp.array([-0.5]), jnp.array([0.9]))
+        sampler = samplers.make_sampler(schedule, name, 20, constraint=clip)
+        draws = reverse.draw_chain(jax.random.key(0), sampler.draws, (256, 1))
+
+        def predict(x, k):
+            k = jnp.where((k >= 0) & (k <= 999), k, jnp.nan)
+            return best_network(schedule)(x, k)
+
+        x = jax.jit(lambda d: sampler.sample(predict, d))(draws)
+        assert x.dtype == jnp.float32
+        assert jnp.abs(x - 0.2).max() <= 0.7 + 1e-6  # false for nan
+        assert float(x.mean()) == pytest.approx(0.68, abs=0.05)
+
+
+@pytest.mark.parametrize("name", ["dpmpp_2m", "edm_heun"])
+def test_unrolling_and_rematerialisation_change_no_value_and_no_gradient(name):
     schedule = schedules.make_schedule("vp", 5)
-    steps = samplers.reverse_steps(schedule, "posterior")
-    draws = samplers.draw_chain(jax.random.key(0), 5, (200_000, 1))
-    x = samplers.reverse_chain(gaussian_denoiser(schedule), steps, draws)
-    mean, std = ddpm_recursion(schedule, "posterior")
-    assert x.mean().item() == pytest.approx(mean, abs=2e-3)
-    assert x.std().item() == pytest.approx(std, abs=2e-3)
-
-
-def test_an_unknown_variance_rule_is_refused():
-    with pytest.raises(ValueError, match="must be one of"):
-        samplers.reverse_steps(schedules.make_schedule("vp", 5), "gamma")
-
-
-def test_a_chain_with_noise_needs_a_draw_for_each_step():
-    schedule = schedules.make_schedule("vp", 5)
-    start = samplers.draw_chain(jax.random.key(0), 0, (4, 1))
-    denoiser = gaussian_denoiser(schedule)
-    with pytest.raises(ValueError, match="5 steps was given 0 draws"):
-        samplers.reverse_chain(denoiser, samplers.reverse_steps(schedule), start)
-    steps = samplers.reverse_steps(schedule, "deterministic")
-    alone = samplers.reverse_chain(denoiser, steps, start)
-    drawn = samplers.ChainDraws(start.start, jnp.ones((5, 4, 1)))
-    np.testing.assert_array_equal(alone, samplers.reverse_chain(denoiser, steps, drawn))
-
-
-def test_a_constraint_of_the_chain_is_obeyed_by_every_step_but_not_by_the_start():
-    schedule = schedules.make_schedule("vp", 5)
-    steps = samplers.reverse_steps(schedule)
-    denoiser = gaussian_denoiser(schedule)
-    draws = samplers.draw_chain(jax.random.key(0), 5, (64, 1))
-    clip = constraints.clip_to(jnp.array([-0.5]), jnp.array([0.6]))
-    x = draws.start
-    for k, c_x0, c_xk, noise, z in zip(*steps, draws.noises, strict=True):
-        x = jnp.clip(
-            c_x0 * denoiser(x, jnp.asarray(k)) + c_xk * x + noise * z, -0.5, 0.6
-        )
-    chain = samplers.reverse_chain(denoiser, steps, draws, constraint=clip)
-    np.testing.assert_allclose(chain, x, atol=1e-6)
-    free = samplers.reverse_chain(denoiser, steps, draws)
-    assert jnp.abs(chain - free).max() > 0.1
-
-
-def test_unrolling_and_rematerialisation_change_no_value_and_no_gradient():
-    schedule = schedules.make_schedule("vp", 5)
-    steps = samplers.reverse_steps(schedule)
-    draws = samplers.draw_chain(jax.random.key(0), 5, (16, 2))
 
     def end(weight, **options):
-        def denoise(x, k):
-            return jnp.tanh(weight * x) * process.at(schedule.signal, k, x)
+        sampler = samplers.make_sampler(
+            schedule, name, 4, parameterisation=process.X0, **options
+        )
+        draws = reverse.draw_chain(jax.random.key(0), 0, (16, 2), jnp.float64)
+        x = sampler.sample(lambda x, k: jnp.tanh(weight * x) + 0.1 * k, draws)
+        return jnp.sum(x**2)
 
-        return jnp.sum(samplers.reverse_chain(denoise, steps, draws, **options) ** 2)
-
-    plain = jax.value_and_grad(end)(0.8)
-    for options in ({"unroll": 5}, {"remat": True}, {"unroll": 2, "remat": True}):
-        other = jax.value_and_grad(lambda w, o=options: end(w, **o))(0.8)
-        np.testing.assert_allclose(plain, other, rtol=1e-6)
+    plain = jax.jit(jax.value_and_grad(end))(0.8)
+    other = jax.jit(jax.value_and_grad(lambda w: end(w, unroll=2, remat=True)))(0.8)
+    np.testing.assert_allclose(plain, other, rtol=1e-12)
 
 
-def test_the_gradient_through_the_chain_is_the_finite_difference():
+def test_the_default_is_the_program_of_the_plain_reverse_chain():
+    """No look-up of levels and no other work is added where all steps are visited."""
     schedule = schedules.make_schedule("vp", 5)
-    steps = samplers.reverse_steps(schedule)
-    draws = samplers.draw_chain(jax.random.key(3), 5, (4, 2))
+    clip = constraints.clip_to(-jnp.ones(1), jnp.ones(1))
+    sampler = samplers.make_sampler(schedule, "ancestral", constraint=clip)
+    draws = reverse.draw_chain(jax.random.key(0), 5, (4, 1), jnp.float64)
 
-    def end(weight):
-        def denoise(x, k):
-            return jnp.sin(weight * x + k)
+    def predict(x, k):
+        return jnp.sin(x + k)
 
-        return jnp.sum(samplers.reverse_chain(denoise, steps, draws))
+    def plain(draws):
+        denoiser = process.denoiser(schedule, predict)
+        steps = reverse.reverse_steps(schedule)
+        denoiser = constraints.constrain(denoiser, clip)
+        return clip(reverse.reverse_chain(denoiser, steps, draws))
 
-    with jax.enable_x64(True):
-        draws = jax.tree.map(lambda x: x.astype(jnp.float64), draws)
-        h = 1e-6
-        slope = (end(0.5 + h) - end(0.5 - h)) / (2 * h)
-        assert float(jax.grad(end)(0.5)) == pytest.approx(float(slope), rel=1e-6)
-
-
-def test_clipping_passes_the_gradient_inside_and_at_a_bound_only():
-    x = jnp.array([-2.0, -1.0, 0.5, 1.0, 1.5])
-    low, high = jnp.full(5, -1.0), jnp.full(5, 1.0)
-    np.testing.assert_array_equal(
-        constraints.clip(x, low, high), [-1.0, -1.0, 0.5, 1.0, 1.0]
-    )
-    gradient = jax.grad(lambda x: constraints.clip(x, low, high).sum())(x)
-    np.testing.assert_array_equal(gradient, [0.0, 1.0, 1.0, 1.0, 0.0])
+    ours = jax.make_jaxpr(lambda draws: sampler.sample(predict, draws))(draws)
+    assert str(ours) == str(jax.make_jaxpr(plain)(draws))
 
 
-def test_a_constrained_chain_ends_within_the_bounds():
+@pytest.mark.parametrize(
+    ("name", "steps", "message"),
+    [
+        ("dpm", 5, "sampler must be one of"),
+        ("ddim", 0, "sample_steps must be at least 1, got 0"),
+        ("ancestral", 6, "at most diffusion_steps, 5, for the ancestral sampler"),
+    ],
+)
+def test_impossible_samplers_are_refused(name, steps, message):
+    with pytest.raises(ValueError, match=message):
+        samplers.make_sampler(schedules.make_schedule("vp", 5), name, steps)
+
+
+def test_impossible_settings_are_refused():
     schedule = schedules.make_schedule("vp", 5)
-    clip = constraints.clip_to(jnp.array([-0.5]), jnp.array([0.6]))
-    denoiser = constraints.constrain(gaussian_denoiser(schedule), clip)
-    draws = samplers.draw_chain(jax.random.key(0), 5, (1000, 1))
-    x = samplers.reverse_chain(denoiser, samplers.reverse_steps(schedule), draws)
-    assert x.max().item() <= 0.6 + 1e-6
-    assert x.min().item() >= -0.5 - 1e-6
+    with pytest.raises(ValueError, match="variance must be one of"):
+        samplers.make_sampler(schedule, "ancestral", variance="gamma")
+    with pytest.raises(ValueError, match="churn must not be negative"):
+        samplers.make_sampler(schedule, "edm_heun", churn=edm.Churn(amount=-1.0))
+    with pytest.raises(ValueError, match="sample_steps must be 1, got 2"):
+        samplers.make_sampler(schedules.make_schedule("vp", 1), "ddim", 2)
 
 
-def test_a_constraint_of_the_steps_holds_from_the_first_step_on():
-    """Two steps by hand; the start is free, what the first step makes is clipped."""
-    table = samplers.ReverseSteps(
-        k=np.array([1, 0]),
-        x0=np.array([0.5, 1.0]),
-        xk=np.array([2.0, 0.25]),
-        noise=np.array([1.0, 0.0]),
-    )
-    draws = samplers.ChainDraws(jnp.array([[2.0]]), jnp.array([[[-1.0]], [[9.0]]]))
-    clip = constraints.clip_to(jnp.array([-1.0]), jnp.array([1.0]))
-    x = samplers.reverse_chain(lambda x, k: x / 2, table, draws, constraint=clip)
-    # 0.5 * 1 + 2 * 2 - 1 = 3.5, clipped to 1; 1 * 0.5 + 0.25 * 1 = 0.75
-    assert x.item() == pytest.approx(0.75)
+def test_one_diffusion_step_has_one_sample_step():
+    schedule = schedules.make_schedule("vp", 1)
+    for name in samplers.SAMPLERS:
+        rows = responses(schedule, name, None)
+        sigma = ends(schedule)[0]
+        np.testing.assert_allclose(rows[:2], denoise(start(schedule)[0], sigma))

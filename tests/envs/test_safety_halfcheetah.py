@@ -7,7 +7,8 @@ import gymnasium
 import numpy as np
 import pytest
 
-from jdql.envs import references, safety_halfcheetah
+from jdql import references
+from jdql.envs import safety_halfcheetah
 
 STRIDE = 37  # a prime: every phase of the gait is met
 

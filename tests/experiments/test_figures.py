@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import figures, run_folder
-from experiments.ablations import agents, eta, runs, speed, steps
-from experiments.bandit import experiment, panels
-from experiments.config import agent_names, resolve
-from experiments.overrides import Override
+from experiments import figures
+from experiments.launch import run_folder
+from experiments.launch.overrides import Override
+from experiments.launch.resolve import agent_names, resolve
+from experiments.studies.ablations import agents, eta, runs, speed, steps
+from experiments.studies.bandit import experiment, panels
 from jdql.envs import bandit
 from jdql.runtime import distributed
 from jdql.runtime.metrics import read_rows

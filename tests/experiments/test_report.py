@@ -7,9 +7,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from experiments import evaluate, report, run_folder
-from experiments.config import resolve
-from experiments.overrides import Override
+from experiments import evaluate, report
+from experiments.launch import run_folder
+from experiments.launch.overrides import Override
+from experiments.launch.resolve import resolve
 from jdql.runtime.metrics import Writer, evaluation_rows
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from experiments import evaluate, run
-from experiments.config import agent_names, config_names, resolve
-from experiments.overrides import split_overrides
+from experiments.launch.overrides import split_overrides
+from experiments.launch.resolve import agent_names, config_names, resolve
 from jdql.runtime import checkpoint, distributed
 from jdql.runtime.metrics import read_rows
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from experiments import sweep
-from experiments.overrides import split_overrides
+from experiments.launch.overrides import split_overrides
 from jdql.runtime import checkpoint, distributed
 from jdql.runtime.metrics import read_rows
 

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import run_folder, validate
+from experiments import validate
+from experiments.launch import run_folder
 from jdql.agents import diffusion_bc
 from jdql.config import Config, DataConfig, TrainConfig
 from jdql.data.sources import load

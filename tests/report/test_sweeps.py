@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from experiments.evaluate import _chosen
-from experiments.overrides import parse_sweep
+from experiments.launch.overrides import parse_sweep
 from jdql.report import scores, sweeps
 
 ROWS = [

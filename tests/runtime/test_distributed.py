@@ -16,7 +16,7 @@ import jax
 import pytest
 
 from experiments import run
-from experiments.config import resolve
+from experiments.launch.resolve import resolve
 from jdql.agents import diffusion_ql
 from jdql.data import sources
 from jdql.runtime import checkpoint, distributed, processes

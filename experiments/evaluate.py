@@ -13,22 +13,19 @@ compares the rules of model selection on the evaluations that training recorded.
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import math
 import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from absl import flags
 
-from experiments.launch import cli, run_folder
+from experiments.launch import cli
 from experiments.launch.overrides import Override, parse_sweep
 from jdql.config import Config
-
-if TYPE_CHECKING:
-    from jdql.types import DataSpec
+from jdql.runtime import stored
 
 Sweep = tuple[tuple[str, tuple[float, ...]], ...]
 
@@ -80,7 +77,7 @@ def program(values: flags.FlagValues, overrides: list[Override]) -> int:
         raise ValueError(f"a run keeps its settings: drop --config.{overrides[0].path}")
     if not values.run:
         raise ValueError("give --run=FOLDER, a folder that experiments.run made")
-    config = run_folder.load(values.run)
+    config = stored.load(values.run)
     if values["selection"].present:
         for name in ("step", "episodes", "sweep"):
             if values[name].present:
@@ -183,53 +180,36 @@ def evaluate(
 
     Raises:
       FileNotFoundError: the run has no checkpoint yet.
-      ValueError: it has no such seed, swept value or step.
+      ValueError: it does not act, or has no such seed, swept value or step.
     """
     import jax
 
-    from jdql.agents.base import scaled
-    from jdql.data.normalize import blank
-    from jdql.references import normalized
-    from jdql.runtime import checkpoint, distributed, members
-    from jdql.runtime.evaluate import versions
+    from jdql.runtime import distributed, recipe, trained
+    from jdql.runtime.evaluate import open_rollouts, scores, versions
     from jdql.runtime.metrics import evaluation_rows
-    from jdql.runtime.playing import open_rollouts
 
-    checkpoints = folder / "checkpoints"
-    saved = checkpoint.metadata(checkpoints, int(step) if step.isdigit() else None)
-    every = members.rows(config)
-    chosen = _chosen(every, folder, seed, sweep)
-    rows = [every[i] for i in chosen]
-    spec = _spec(saved["spec"])
-    module = importlib.import_module(type(config.agent).__module__)
-    scaling = blank(config.data, spec.observation_dim)
-
-    def maker(settings: Any, spec: Any):
-        return scaled(module.make(settings, spec), scaling)
-
-    agent = maker(config.agent, spec)
-    keys = jax.random.split(jax.random.key(0), len(every))
-    stacked = jax.eval_shape(jax.vmap(lambda key: agent.policy(agent.init(key))), keys)
-    policies = checkpoint.restore_policy(checkpoints, stacked, step, chosen)
-    mesh = distributed.member_mesh(len(rows))
-    shard = distributed.sharded(mesh)
-    hyper = jax.device_put(members.stacked(rows).hyper, shard)
-    with open_rollouts(maker, config.agent, spec, config.eval, rows, mesh) as play:
-        result = play(jax.device_put(policies, shard), hyper, lambda: False)
-    reference = config.eval.reference
-    scores = normalized(result.returns, reference) if reference else None
+    run = trained.open_run(folder, step)
+    chosen = _chosen(run.members, folder, seed, sweep)
+    members = [run.members[i] for i in chosen]
+    policy = recipe.acting(run.recipe)
+    if policy is None:
+        raise ValueError(f"{folder} has no policy: its system does not act")
+    learned = trained.restore(run, step, chosen)
+    mesh = distributed.member_mesh(len(members))
+    learned = jax.device_put(learned, distributed.sharded(mesh))
+    seeds = [member["seed"] for member in members]
+    with open_rollouts(policy, seeds, run.spec, config.eval, mesh) as play:
+        result = play(learned, lambda: False)
     return evaluation_rows(
-        saved["step"],
-        [row["seed"] for row in rows],
-        result.returns,
-        result.lengths,
-        scores,
-        dataset=saved["dataset"],
+        run.saved["step"],
+        members,
+        result,
+        scores(result, config.eval),
+        dataset=run.saved["dataset"],
         env=config.eval.env,
-        reference=reference,
+        reference=config.eval.reference,
         versions=versions(),
-        best_steps=[saved["best_steps"][i] for i in chosen],
-        settings=members.settings(rows),
+        best_steps=[run.saved["best_steps"][i] for i in chosen],
     )
 
 
@@ -256,14 +236,6 @@ def _chosen(
     ]
 
 
-def _spec(stored: dict[str, Any]) -> DataSpec:
-    """The sizes and bounds of the data; JSON knows no tuples."""
-    from jdql.types import DataSpec
-
-    bounds = {name: tuple(stored[name]) for name in ("action_low", "action_high")}
-    return DataSpec(**{**stored, **bounds})
-
-
 def format_rows(rows: list[dict[str, Any]], step: str) -> str:
     """A line for each seed and one for their mean, and what was measured."""
     from jdql.references import describe
@@ -282,6 +254,7 @@ def format_rows(rows: list[dict[str, Any]], step: str) -> str:
         lines.append(
             f"seed {row['seed']:3d}{values}  update {at:8d}  {score}"
             f"return {row['return_mean']:10.3f}  length {row['length_mean']:7.1f}"
+            f"{_other(row)}"
         )
     unit = "score" if scored else "return"
     for name, group in by_settings(rows).items():
@@ -293,6 +266,12 @@ def format_rows(rows: list[dict[str, Any]], step: str) -> str:
     if scored:
         lines.append(describe(first["reference"]))
     return "\n".join(lines)
+
+
+def _other(row: dict[str, Any]) -> str:
+    """The share of successes, where the environment reports any."""
+    share = row["success_mean"]
+    return "" if share is None else f"  success {100 * share:5.1f} %"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -67,7 +67,12 @@ def bandit(values: flags.FlagValues, overrides: list[Override]) -> int:
 
     budget = panels.FULL if values.full else panels.DEFAULT
     written = experiment.run(
-        Path(values.out), seeds, budget, shifted=values.shifted, log=_tell
+        Path(values.out),
+        Path(values.runs) / "bandit",
+        seeds,
+        budget,
+        shifted=values.shifted,
+        log=_tell,
     )
     return _report(written)
 

@@ -21,13 +21,14 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from experiments.launch import cli, run_folder
+from experiments.launch import cli
 from experiments.launch.overrides import Override
 from jdql import references
 from jdql.config import SWEPT
 from jdql.report import comparison, plots, statistics, sweeps, tables
 from jdql.report.comparison import Results, Run
 from jdql.report.scores import SELECTIONS
+from jdql.runtime import stored
 
 # What of a config does not make another method: where data is from is in its id.
 _NOT_SETTINGS = ("data.dataset", "data.source", "data.collect_steps")
@@ -107,12 +108,11 @@ def find_folders(names: Sequence[str]) -> list[Path]:
     for name in names:
         folders: list[Path] = []
         for path in sorted(Path(match) for match in glob.glob(name)):
-            inside = [path] if run_folder.is_run(path) else sorted(path.glob("*"))
-            folders += [folder for folder in inside if run_folder.is_run(folder)]
+            inside = [path] if stored.is_run(path) else sorted(path.glob("*"))
+            folders += [folder for folder in inside if stored.is_run(folder)]
         if not folders:
             raise ValueError(
-                f"{name} is no run folder and holds none: there is no "
-                f"{run_folder.RUN_FILE}"
+                f"{name} is no run folder and holds none: there is no {stored.FILE}"
             )
         found |= {folder.resolve(): folder for folder in folders}
     return list(found.values())
@@ -132,7 +132,7 @@ def read_runs(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
         if not rows:
             notes.append(f"left out: {folder} has no evaluation yet")
             continue
-        config = run_folder.to_dict(run_folder.load(folder))
+        config = stored.to_dict(stored.load(folder))
         agent = config["agent_module"].rpartition(".")[2]
         for group in sweeps.by_settings(rows).values():  # of a sweep, each counts
             swept = sweeps.swept(group[0])

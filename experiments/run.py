@@ -17,7 +17,6 @@ seed, all at once in one program.
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import json
 import math
 import sys
@@ -31,6 +30,7 @@ from experiments.launch import cli, run_folder
 from experiments.launch.overrides import Override, parse_sweep
 from experiments.launch.resolve import config_names, resolve
 from jdql.config import Config, check_sweep
+from jdql.runtime import stored
 
 
 def define(values: flags.FlagValues) -> None:
@@ -105,30 +105,24 @@ def launch(config: Config, asked: str = "") -> int:
     from jdql.collect import collect
     from jdql.data import sources
     from jdql.envs import simulator
-    from jdql.runtime import distributed, members, processes, train
+    from jdql.runtime import distributed, processes, train
 
     log = processes.first_only(tell)
     distributed.check_precision(config.train.precision)
-    mesh = distributed.member_mesh(len(members.rows(config)))  # for its errors
-    make = importlib.import_module(type(config.agent).__module__).make
     chosen, resume = _choose(config, asked)
     if config.eval.env:  # a simulator that is not there is told before data is made
         simulator.make(config.eval).close()
     source = processes.first_ahead(
         lambda: sources.load(config.data, collect=collect.collect, log=log)
     )
-
-    def check() -> None:
-        if resume and chosen:
-            run_folder.check_data(chosen, source.id)
-        make(config.agent, source.spec)
-        members.check(make, config, source.spec, source.dataset)
-
+    before = chosen if resume else None
+    if before:
+        processes.together(lambda: run_folder.check_data(before, source.id))
     # The folder comes last: a command that cannot run leaves none behind.
-    processes.together(check)
-    folder = Path(processes.first_does(lambda: _start(config, chosen)))
-    log(f"run: {folder}, {_members_line(config, mesh.size)}")
-    outcome = train.run(config, make, source, folder, resume=resume, log=log)
+    with train.planned(config, source, resume=before, log=log) as go:
+        folder = Path(processes.first_does(lambda: _start(config, chosen)))
+        log(f"run: {folder}, {_members_line(config)}")
+        outcome = go(folder)
     if processes.is_first():
         report(config, folder, outcome.step, outcome.finished)
     return 0
@@ -150,15 +144,18 @@ def _start(config: Config, chosen: Path | None) -> str:
     """Writes the config and the start into the run folder; returns its name."""
     folder = chosen or run_folder.claim(config.name)
     run = dataclasses.replace(config.run, dir=str(folder))
-    run_folder.save(dataclasses.replace(config, run=run), folder)
+    stored.save(dataclasses.replace(config, run=run), folder)
     run_folder.record_start(folder)
     return str(folder)
 
 
-def _members_line(config: Config, devices: int) -> str:
+def _members_line(config: Config) -> str:
     """What is trained and where, in words."""
     import jax
 
+    from jdql.runtime import distributed, members
+
+    devices = distributed.member_mesh(len(members.members_of(config))).size
     line = f"{config.seeds} seeds from {config.seed}"
     if config.sweep:
         combinations = math.prod(len(values) for _, values in config.sweep)

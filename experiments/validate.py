@@ -19,19 +19,19 @@ a run may sweep agent.eta.
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import json
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from absl import flags
 
-from experiments.launch import cli, run_folder
+from experiments.launch import cli
 from experiments.launch.overrides import Override
 from jdql.config import Config, DataConfig
+from jdql.runtime import stored
 
 Row = dict[str, Any]
 FILE = "validation.jsonl"
@@ -68,7 +68,7 @@ def program(values: flags.FlagValues, overrides: list[Override]) -> int:
         raise ValueError("give --run=FOLDER, a folder that experiments.run made")
     if not (values.data or values.episodes):
         raise ValueError("give --data=FILE or --episodes=FIRST:LAST to validate on")
-    configs = [run_folder.load(folder) for folder in values.run]
+    configs = [stored.load(folder) for folder in values.run]
 
     from jdql.runtime import distributed
 
@@ -130,35 +130,37 @@ def validate(
     import numpy as np
 
     from jdql.data import sources
-    from jdql.runtime import checkpoint, distributed, members
+    from jdql.runtime import recipe, trained
 
+    run = trained.open_run(folder, "last" if step is None else step)
     own = sources.load(config.data, log=_silent)
-    unscaled = dataclasses.replace(data, standardize=False, ignore=())
-    held_out = sources.apply_scaling(sources.load(unscaled, log=_silent), own.scaling)
+    unscaled = dataclasses.replace(
+        data,
+        scale_observations="identity",
+        scale_actions="identity",
+        ignore=(),
+        held_out=0,
+    )
+    held_out = sources.apply_scaling(
+        sources.load(unscaled, log=_silent), own.scaling, own.agent_spec
+    )
     if held_out.spec != own.spec:
         raise ValueError(
             f"{held_out.id} and {own.id}, which {folder} was trained on, differ in "
             "their sizes or action bounds"
         )
-    make = importlib.import_module(type(config.agent).__module__).make
-    everyone = members.rows(config)
-    stacked = members.stacked(everyone)
-    mesh = distributed.member_mesh(1)
-    init = members.make_init(make, config.agent, own.spec, mesh)
-    checkpoints = folder / "checkpoints"
-    states = checkpoint.restore_train(checkpoints, jax.eval_shape(init, stacked), step)
-    at = checkpoint.metadata(checkpoints, step)["step"]
-    losses = make_losses(make, config.agent, own.spec, batches)
+    state, learned = trained.states(run, step), trained.restore(run)
+    prepare, losses = recipe.outline(run.recipe).prepare, make_losses(run, batches)
+    both = [prepare(source.dataset) for source in (own, held_out)]
     rows = []
-    for i, member in enumerate(everyone):
-        state, hyper = jax.tree.map(lambda leaf, i=i: leaf[i], (states, stacked.hyper))
+    for i, member in enumerate(run.members):
+        one = jax.tree.map(lambda leaf, i=i: leaf[i], (state, learned))
         train, validation = (
-            jax.tree.map(np.asarray, losses(state, hyper, source.dataset))
-            for source in (own, held_out)
+            jax.tree.map(np.asarray, losses(*one, prepared)) for prepared in both
         )
         rows.append(
             {
-                "step": at,
+                "step": run.saved["step"],
                 **member,
                 "eta": member.get("agent.eta", vars(config.agent).get("eta", 0.0)),
                 "run": str(folder),
@@ -176,24 +178,28 @@ def validate(
     return rows
 
 
-def make_losses(make: Any, config: Any, spec: Any, batches: int) -> Any:
-    """A compiled `(state, hyper, dataset) -> metrics`, each `[batches]`.
+def make_losses(run: Any, batches: int) -> Any:
+    """A compiled `(state, learned, data) -> metrics`, each `[batches]`.
 
     They are what an update reports, and every update starts from the same state: the
     new state is thrown away.
+
+    Args:
+      run: of `jdql.runtime.trained`.
+      batches: how many updates are tried.
     """
     import jax
     import jax.numpy as jnp
 
-    from jdql.runtime import members
+    from jdql.runtime import recipe
 
-    def losses(state: Any, hyper: Mapping[str, Any], dataset: Any) -> Any:
-        agent = members.member_agent(make, config, spec, hyper)
+    def losses(state: Any, learned: Any, data: Any) -> Any:
+        agent = recipe.agent(run.recipe, learned.settings, learned.given)
 
         def of_batch(number: Any) -> Any:
             key = jax.random.fold_in(jax.random.key(KEY), number)
             batch_key, draw_key = jax.random.split(key)
-            batch = agent.sample_batch(batch_key, dataset)
+            batch = agent.sample_batch(batch_key, data)
             return agent.update_step(state, batch, agent.draw(draw_key))[1]
 
         return jax.lax.map(of_batch, jnp.arange(batches))

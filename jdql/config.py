@@ -12,6 +12,8 @@ import typing
 from typing import Any
 
 SWEPT = "agent."  # what can be swept is called agent.FIELD, in records too
+# Metadata of a float field of an agent's `Config` whose value is part of the program.
+STATIC = {"static": True}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +49,7 @@ class TrainConfig:
     steps: int = 2_000_000
     log_every: int = 1_000  # metrics are means over this many updates
     # Updates in one device call; None: log_every on an accelerator, a tenth on a CPU.
-    chunk: int | None = None
+    call: int | None = None
     precision: str = "float32"  # of matrix products: float32 | tf32 | bfloat16
 
 
@@ -83,7 +85,8 @@ class Config:
     """One run: an agent, its data, and how long.
 
     `agent` is an instance of the `Config` of a module in `jdql.agents`; that module's
-    `make` builds the agent.  `seeds` consecutive seeds from `seed` on are trained in
+    `make` builds the agent.  `given` names the folders of the earlier runs that it
+    builds on.  `seeds` consecutive seeds from `seed` on are trained in
     one process; None means 16 on an accelerator and 4 on a CPU.  `sweep` multiplies
     them: its entries are a float setting of the agent, such as "agent.eta", and its
     values, and every combination of values is trained with every seed.
@@ -95,9 +98,31 @@ class Config:
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()
     run: RunConfig = RunConfig()
+    given: dict[str, str] = dataclasses.field(default_factory=dict)
     seed: int = 0
     seeds: int | None = None
     sweep: tuple[tuple[str, tuple[float, ...]], ...] = ()
+
+
+def _floats(settings: type) -> list[str]:
+    """The fields of a dataclass that hold floats, but for those that are static."""
+    hints = typing.get_type_hints(settings)
+    return [
+        field.name
+        for field in dataclasses.fields(settings)
+        if float in (hints[field.name], *typing.get_args(hints[field.name]))
+        and not field.metadata.get("static")
+    ]
+
+
+def float_settings(agent: Any) -> dict[str, float]:
+    """The float settings of an agent that have a value, by field name.
+
+    They reach the compiled programs as numbers, so that another value needs no other
+    program; one that is None is part of the program.
+    """
+    values = {name: getattr(agent, name) for name in _floats(type(agent))}
+    return {name: float(value) for name, value in values.items() if value is not None}
 
 
 def check_sweep(config: Config) -> None:
@@ -108,7 +133,7 @@ def check_sweep(config: Config) -> None:
         without values or with equal ones.
     """
     hints = typing.get_type_hints(type(config.agent))
-    floats = [n for n, hint in hints.items() if float in (hint, *typing.get_args(hint))]
+    floats = _floats(type(config.agent))
     known = [SWEPT + name for name in floats]
     names = [name for name, _ in config.sweep]
     for name, values in config.sweep:

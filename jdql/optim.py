@@ -1,34 +1,146 @@
-"""Optimisers, gradient steps and averages of parameters."""
+"""Optimisers, and what every network of a TrainState carries: `Model`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from jdql.types import Array, Float, Params
+from jdql.checks import at_least
+from jdql.types import Array, Float, Int, Params
+
+Metrics = dict[str, Array]
+Scalar = float | Float[Array, ""]
+# (params, ...) -> (what is to fall, scalars worth a look)
+Loss = Callable[..., tuple[Float[Array, ""], Metrics]]
+
+
+class Model(NamedTuple):
+    """The parameters of a network, with what optimises and what averages them.
+
+    Attributes:
+      params: what is learned.
+      opt: the state of its optimiser.
+      average: a slow copy of `params`, a target network or an averaged actor; `()`
+        for a network that has none.
+    """
+
+    params: Params
+    opt: optax.OptState
+    average: Params = ()
+
+
+class Averaging(NamedTuple):
+    """The rule of an average: average <- (1 - rate) average + rate params.
+
+    Attributes:
+      rate: share of the new parameters, in [0, 1]: tau, or one minus a decay.
+      start: the count from which on it holds; before, the average stays.
+      period: it holds at multiples of this count.
+    """
+
+    rate: Scalar
+    start: int = 0
+    period: int = 1
+
+
+def start(
+    params: Params, optimizer: optax.GradientTransformation, *, averaged: bool = False
+) -> Model:
+    """A model before its first update; its average, if any, is its parameters."""
+    return Model(params, optimizer.init(params), params if averaged else ())
+
+
+def descend(
+    name: str,
+    optimizer: optax.GradientTransformation,
+    model: Model,
+    loss: Loss,
+    *others: Any,
+) -> tuple[Model, Metrics]:
+    """One step of `optimizer` down the gradient of `loss`; the average stays.
+
+    Args:
+      name: of the model, in the names of the metrics.
+      optimizer: whose state the model holds.
+      model: before the step.
+      loss: `(params, *others) -> (loss, metrics)`, differentiated in the parameters.
+      *others: what else the loss depends on.
+
+    Returns:
+      The model after the step; and the metrics of `loss`, with the loss before the step
+      as `NAME_loss` and the norm of its gradient, before any clipping, as
+      `NAME_grad_norm`.
+    """
+    (value, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(
+        model.params, *others
+    )
+    updates, opt = optimizer.update(gradients, model.opt, model.params)
+    params = optax.apply_updates(model.params, updates)
+    own = {f"{name}_loss": value, f"{name}_grad_norm": optax.tree.norm(gradients)}
+    return model._replace(params=params, opt=opt), {**metrics, **own}
+
+
+def follow(
+    model: Model,
+    rule: Averaging,
+    *,
+    count: int | Int[Array, ""] = 0,
+    towards: Params | None = None,
+) -> Model:
+    """The model with its average moved by `rule`.
+
+    Args:
+      model: one that has an average.
+      rule: how fast, from when on and how often.
+      count: of the updates, from 0; what `start` and `period` refer to.
+      towards: the parameters that the average moves to; the model's own by default.
+    """
+    moved = polyak(
+        model.average, model.params if towards is None else towards, rule.rate
+    )
+    if rule.start == 0 and rule.period == 1:
+        return model._replace(average=moved)
+    due = (jnp.asarray(count) % rule.period == 0) & (count >= rule.start)
+    return model._replace(
+        average=jax.tree.map(
+            lambda new, old: jnp.where(due, new, old), moved, model.average
+        )
+    )
+
+
+def polyak(target: Params, online: Params, rate: Scalar) -> Params:
+    """(1 - rate) target + rate online, leaf by leaf."""
+    return jax.tree.map(lambda t, o: (1 - rate) * t + rate * o, target, online)
 
 
 def adam(
-    learning_rate: float | Float[Array, ""],
-    grad_norm: float | Float[Array, ""] | None = None,
+    learning_rate: Scalar,
+    grad_norm: Scalar | None = None,
+    decay_steps: int | None = None,
 ) -> optax.GradientTransformation:
     """Adam as PyTorch has it, after clipping to one joint gradient norm.
 
     Args:
       learning_rate: step size.
       grad_norm: the largest global norm of the whole gradient; None does not clip.
+      decay_steps: as in `adamw`; None keeps the rate.
+
+    Raises:
+      ValueError: for fewer than one step of decay.
     """
-    return optax.chain(_clip(grad_norm), optax.adam(learning_rate, eps=1e-8))
+    rate = _rate(learning_rate, decay_steps)
+    return optax.chain(_clip(grad_norm), optax.adam(rate, eps=1e-8))
 
 
 def adamw(
-    learning_rate: float | Float[Array, ""],
-    decay_steps: int,
-    weight_decay: float | Float[Array, ""] = 0.0,
-    grad_norm: float | Float[Array, ""] | None = None,
+    learning_rate: Scalar,
+    decay_steps: int | None = None,
+    weight_decay: Scalar = 0.0,
+    grad_norm: Scalar | None = None,
 ) -> optax.GradientTransformation:
     """Adam with decoupled weight decay and a rate that falls as half a cosine.
 
@@ -37,61 +149,43 @@ def adamw(
 
     Args:
       learning_rate: step size of the first update.
-      decay_steps: updates until it is 0, where it stays.
+      decay_steps: updates until it is 0, where it stays; None keeps it.
       weight_decay: share of a weight that goes for each unit of the step size.
       grad_norm: as in `adam`.
 
     Raises:
-      ValueError: for fewer than one step.
+      ValueError: for fewer than one step of decay.
     """
-    if decay_steps < 1:
-        raise ValueError(f"decay_steps must be at least 1, got {decay_steps}")
 
     def matrices(params: Params) -> Params:
         return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
-    rate = optax.cosine_decay_schedule(learning_rate, decay_steps)
+    rate = _rate(learning_rate, decay_steps)
     decaying = optax.adamw(rate, weight_decay=weight_decay, mask=matrices)
     return optax.chain(_clip(grad_norm), decaying)
 
 
-def _clip(grad_norm: float | Float[Array, ""] | None) -> optax.GradientTransformation:
+def per_member(
+    optimizer: optax.GradientTransformation,
+) -> optax.GradientTransformation:
+    """An optimiser for each member of an ensemble, along the leading axis.
+
+    It matters where gradients are clipped: each member's norm is its own.
+    """
+    return optax.GradientTransformation(
+        jax.vmap(optimizer.init), jax.vmap(optimizer.update)
+    )
+
+
+def _rate(learning_rate: Scalar, decay_steps: int | None) -> optax.ScalarOrSchedule:
+    if decay_steps is None:
+        return learning_rate
+    return optax.cosine_decay_schedule(
+        learning_rate, at_least("decay_steps", decay_steps)
+    )
+
+
+def _clip(grad_norm: Scalar | None) -> optax.GradientTransformation:
     if grad_norm is None:
         return optax.identity()
     return optax.clip_by_global_norm(grad_norm)
-
-
-def gradient_step(
-    optimizer: optax.GradientTransformation,
-    params: Params,
-    state: optax.OptState,
-    gradients: Params,
-) -> tuple[Params, optax.OptState]:
-    """One step of `optimizer`: the new parameters and the new optimiser state."""
-    updates, state = optimizer.update(gradients, state, params)
-    return optax.apply_updates(params, updates), state
-
-
-def descend(
-    optimizer: optax.GradientTransformation,
-    params: Params,
-    state: optax.OptState,
-    objective: Callable[[Params], Float[Array, ""]],
-) -> tuple[Params, optax.OptState, Float[Array, ""]]:
-    """One step of `optimizer` down the gradient of `objective`.
-
-    Returns:
-      The new parameters, the new optimiser state, and the objective before the step.
-    """
-    value, gradients = jax.value_and_grad(objective)(params)
-    return *gradient_step(optimizer, params, state, gradients), value
-
-
-def polyak(target: Params, online: Params, rate: float | Array) -> Params:
-    """(1 - rate) target + rate online, leaf by leaf."""
-    return jax.tree.map(lambda t, o: (1 - rate) * t + rate * o, target, online)
-
-
-def select(condition: Float[Array, ""] | Array, new: Params, old: Params) -> Params:
-    """`new` where the scalar `condition` holds, else `old`, leaf by leaf."""
-    return jax.tree.map(lambda n, o: jnp.where(condition, n, o), new, old)

@@ -6,7 +6,7 @@ import contextlib
 import time
 
 from experiments.benchmarks.machine import Row, Settings, rounds
-from experiments.benchmarks.training import WALKER2D, spec
+from experiments.benchmarks.training import WALKER2D, recipe_of, spec
 
 
 def bench_act(settings: Settings, reference: Row) -> list[Row]:
@@ -22,23 +22,23 @@ def bench_act(settings: Settings, reference: Row) -> list[Row]:
     for steps in settings.steps:
         config = diffusion_ql.Config(diffusion_steps=steps)
         agent = diffusion_ql.make(config, spec())
-        policy = agent.policy(jax.jit(agent.init)(jax.random.key(0)))
+        learned = agent.learned(jax.jit(agent.init)(jax.random.key(0)))
 
         @jax.jit
-        def act(policy, observations, seed, agent=agent):
+        def act(learned, observations, seed, acting=agent.acting):
             keys = jax.random.split(jax.random.key(seed), len(observations))
-            return jax.vmap(lambda o, k: agent.act(policy, (), o, k)[0])(
+            return jax.vmap(lambda o, k: acting.act(learned, (), o[None], k)[0])(
                 observations, keys
             )
 
         for batch in settings.batch:
             observations = jnp.zeros((batch, WALKER2D[0]))
-            np.asarray(act(policy, observations, 0))
+            np.asarray(act(learned, observations, 0))
             calls: list[float] = []
             end = time.perf_counter() + 3.0
             while time.perf_counter() < end or len(calls) < 20:
                 start = time.perf_counter()
-                np.asarray(act(policy, observations, len(calls)))
+                np.asarray(act(learned, observations, len(calls)))
                 calls.append(time.perf_counter() - start)
             rows.append(
                 {
@@ -71,34 +71,37 @@ def _eval_row(seeds: int) -> Row:
     from jdql.agents import diffusion_ql
     from jdql.config import EvalConfig
     from jdql.envs import simulator
-    from jdql.runtime import distributed, evaluate
+    from jdql.runtime import distributed, evaluate, members, recipe
 
-    agent = diffusion_ql.make(diffusion_ql.Config(), spec())
-    keys = jax.vmap(jax.random.key)(np.arange(seeds))
-    policies = jax.vmap(agent.policy)(jax.jit(jax.vmap(agent.init))(keys))
+    mesh, system = distributed.member_mesh(seeds), recipe_of(diffusion_ql.Config())
+    everyone = members.stacked(system.config, [{"seed": i} for i in range(seeds)])
+    inputs = jax.device_put(everyone, distributed.sharded(mesh))
+    state = members.make_init(system, mesh)(inputs)
+    learned = members.make_learned(system, mesh)(state, inputs)
     limits = {"terminate_when_unhealthy": False, "max_episode_steps": STEPS}
     config = EvalConfig(env="Walker2d-v5", episodes=EPISODES, env_kwargs=limits)
     asked, played = [], []  # inputs of the policy, and its actions, step by step
-    mesh = distributed.member_mesh(seeds)
+    policy = recipe.acting(system)
     with (
         contextlib.ExitStack() as opened,
-        evaluate.Rollouts(agent, range(seeds), spec(), config, mesh=mesh) as rollouts,
+        evaluate.Rollouts(policy, range(seeds), spec(), config, mesh=mesh) as rollouts,
     ):
-        act = rollouts._act
+        player = rollouts._player
+        plan = player._plan
 
         def recording(*inputs):
-            output = act(*inputs)
+            output = plan(*inputs)
             asked.append(inputs)
             played.append(np.asarray(output[0]).reshape(seeds * EPISODES, -1))
             return output
 
-        rollouts._act = recording
-        rollouts(policies)
-        rollouts._act = act
+        player._plan = recording
+        rollouts(learned)
+        player._plan = plan
 
         def decide():
             for inputs in asked:
-                np.asarray(act(*inputs)[0])
+                np.asarray(plan(*inputs)[0])
 
         environments = [simulator.make(config) for _ in range(seeds * EPISODES)]
         for environment in environments:
@@ -113,7 +116,7 @@ def _eval_row(seeds: int) -> Row:
                     environment.step(actions[row])
 
         works = {
-            "whole": lambda: rollouts(policies).returns,
+            "whole": lambda: rollouts(learned).returns,
             "policy": decide,
             "simulator": simulate,
         }

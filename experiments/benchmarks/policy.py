@@ -37,7 +37,8 @@ def diffusion_ql_policy(steps: int, batch: int) -> PolicyUpdate:
     parts, agent = diffusion_ql.build(config, spec()), diffusion_ql.make(config, spec())
 
     def loss(params, state, batch, draws):
-        return parts.actor_loss(params, state.critic, batch, draws)
+        critic = state.critic.params
+        return diffusion_ql.actor_loss(params, parts, critic, batch, draws)
 
     key = jax.random.key(0)
     # The target's chain is the critic's; without it a thousand steps fit anywhere.
@@ -53,9 +54,13 @@ def edp_policy(steps: int, batch: int) -> PolicyUpdate:
 
     config = edp.Config(diffusion_steps=steps, batch_size=batch, schedule="vp")
     parts, agent = edp.build(config, spec()), edp.make(config, spec())
+
+    def loss(params, state, batch, draws):
+        return edp.actor_loss(params, parts, state, batch, draws)
+
     key = jax.random.key(0)
     draws = jax.jit(lambda key: agent.draw(key)._replace(target=None))(key)
-    return PolicyUpdate(parts.actor_loss, jax.jit(agent.init)(key), draws)
+    return PolicyUpdate(loss, jax.jit(agent.init)(key), draws)
 
 
 def synthetic_batch(size: int):
@@ -72,25 +77,22 @@ def compiled(update: PolicyUpdate, batch: int) -> Callable[[], Any]:
     """Gradient and optimiser step of the policy, which go on from the last call."""
     import jax
 
-    from jdql.optim import adam, gradient_step
+    from jdql.optim import adam, descend
 
     optimizer = adam(3e-4, 5.0)
     state, draws, data = update.state, update.draws, synthetic_batch(batch)
 
-    def step(params, opt):
-        (value, _), gradients = jax.value_and_grad(update.loss, has_aux=True)(
-            params, state, data, draws
-        )
-        return gradient_step(optimizer, params, opt, gradients), value
+    def step(actor):
+        return descend("actor", optimizer, actor, update.loss, state, data, draws)
 
-    run = jax.jit(step, donate_argnums=(0, 1))
+    run = jax.jit(step, donate_argnums=0)
     # A copy: the first call gives its arguments away.
-    carry = jax.tree.map(lambda leaf: leaf.copy(), (state.actor, state.actor_opt))
+    actor = jax.tree.map(lambda leaf: leaf.copy(), state.actor)
 
     def work():
-        nonlocal carry
-        carry, value = run(*carry)
-        return value
+        nonlocal actor
+        actor, metrics = run(actor)
+        return metrics
 
     return work
 

@@ -15,9 +15,9 @@ EVERY = 50_000  # updates between checkpoints, the authors' between evaluations
 
 
 def bench_save(settings: Settings, reference: Row) -> list[Row]:
-    """Chunks of updates with a save before them, in turns with chunks without one.
+    """Updates with a save before them, in turns with updates without one.
 
-    The save goes on in the background while the chunks are computed, so that what it
+    The save goes on in the background while the updates are computed, so that what it
     takes from them is counted too.
     """
     del reference
@@ -34,13 +34,13 @@ def _row(seeds: int, steps: int, batch: int) -> Row:
 
     case = training(seeds, steps, batch, "float32")
     agent = diffusion_ql.make(diffusion_ql.Config(grad_norm=1.0), spec())
-    policies = jax.vmap(agent.policy)
+    learned_of = jax.vmap(agent.learned)
     state, step = case.state, 0
 
     def updates() -> None:
         nonlocal state
-        for _ in range(chunks):
-            state, metrics = case.chunk(state)
+        for _ in range(calls):
+            state, metrics = case.updates(state)
             jax.block_until_ready(metrics)
 
     with (
@@ -51,12 +51,14 @@ def _row(seeds: int, steps: int, batch: int) -> Row:
         def save() -> None:
             nonlocal step
             step += 1
-            policy = policies(state)
-            checkpoints.save(step, train=state, policy=policy, best=policy, metadata={})
+            learned = learned_of(state)
+            checkpoints.save(
+                step, train=state, learned=learned, best=learned, metadata={}
+            )
 
-        chunks = 1
+        calls = 1
         updates()
-        chunks = max(1, round(2.0 / _seconds(updates)))  # longer than the background
+        calls = max(1, round(2.0 / _seconds(updates)))  # longer than the background
         save()
         checkpoints.wait()
         plain, waiting, saving = [], [], []
@@ -68,7 +70,7 @@ def _row(seeds: int, steps: int, batch: int) -> Row:
         size = sum(f.stat().st_size for f in Path(folder, str(step)).rglob("*"))
     extras = np.array(saving) - np.array(plain)
     extra = float(np.median(extras))
-    interval = EVERY * float(np.median(plain)) / (chunks * case.length)
+    interval = EVERY * float(np.median(plain)) / (calls * case.length)
     return {
         "mode": "save",
         "seeds": seeds,

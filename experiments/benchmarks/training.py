@@ -62,20 +62,30 @@ def spec():
     return DataSpec(O, A, (-1.0,) * A, (1.0,) * A)
 
 
+def recipe_of(config: Any) -> Any:
+    """How a system of Walker2d's sizes is made."""
+    from jdql.agents import base
+    from jdql.data.dataset import make_source
+    from jdql.runtime.recipe import Recipe
+
+    scaling = make_source("synthetic", synthetic_data(2), spec()).scaling
+    return Recipe(base.maker(config), config, spec(), scaling)
+
+
 class Training(NamedTuple):
-    """A compiled chunk of updates with what it needs, and what it takes.
+    """Compiled updates with what they need, and what they take.
 
     Attributes:
-      chunk: `(state) -> (state, metrics)`.
+      updates: `(state) -> (state, metrics)`.
       state: the first one.
-      length: updates in a chunk.
+      length: updates in a call.
       compile_s: seconds to compile it.
-      xla_flops: of the chunk, as XLA counts: the body of a loop once.
-      memory: bytes that the chunk needs on a device, dataset included.
+      xla_flops: of a call, as XLA counts: the body of a loop once.
+      memory: bytes that a call needs on a device, dataset included.
       devices: that it runs on.
     """
 
-    chunk: Callable
+    updates: Callable
     state: Any
     length: int
     compile_s: float
@@ -85,27 +95,24 @@ class Training(NamedTuple):
 
 
 def training(seeds: int, steps: int, batch: int, precision: str) -> Training:
-    """Compiles a chunk of updates of `seeds` members, as the run loop makes it."""
+    """Compiles updates of `seeds` members, as the run loop makes them."""
     import jax
 
     from jdql.agents import diffusion_ql
     from jdql.runtime import distributed, members
 
     config = diffusion_ql.Config(grad_norm=1.0, diffusion_steps=steps, batch_size=batch)
-    mesh = distributed.member_mesh(seeds)
-    seeds_of_members: Any = np.arange(seeds, dtype=np.uint32)
-    who = jax.device_put(
-        members.Members(seeds_of_members, {}), distributed.sharded(mesh)
-    )
+    mesh, system = distributed.member_mesh(seeds), recipe_of(config)
+    everyone = members.stacked(config, [{"seed": i} for i in range(seeds)])
+    who = jax.device_put(everyone, distributed.sharded(mesh))
     data = jax.device_put(synthetic_data(), distributed.replicated(mesh))
     # On a CPU about a second of work; on a GPU enough for its launches not to count.
     length = max(1, round(150 / steps / seeds)) if distributed.on_cpu() else 500
-    make = diffusion_ql.make
-    state = members.make_init(make, config, spec(), mesh)(who)
+    state = members.make_init(system, mesh)(who)
     with jax.default_matmul_precision(distributed.PRECISIONS[precision]):
-        chunk: Any = members.make_chunk(make, config, spec(), mesh, length)
+        updates: Any = members.make_updates(system, mesh, length)
         start = time.perf_counter()
-        compiled = chunk.lower(state, who, data).compile()
+        compiled = updates.lower(state, who, data).compile()
         took = time.perf_counter() - start
     costs, needs = compiled.cost_analysis() or {}, compiled.memory_analysis()
     memory = needs.argument_size_in_bytes + needs.temp_size_in_bytes
@@ -178,19 +185,19 @@ def train_rows(
 
 
 def _goes_on(case: Training) -> Callable[[], Any]:
-    """A chunk of updates that begins where the last one ended."""
+    """Updates that begin where the last ones ended."""
     state = case.state
 
     def work() -> Any:
         nonlocal state
-        state, metrics = case.chunk(state)
+        state, metrics = case.updates(state)
         return metrics
 
     return work
 
 
 def bench_compile(settings: Settings, reference: Row) -> list[Row]:
-    """Seconds to compile a chunk of updates: anew, and from the persistent cache."""
+    """Seconds to compile a call of updates: anew, and from the persistent cache."""
     import tempfile
 
     import jax

@@ -21,10 +21,9 @@ from typing import Any
 
 import jdql
 from experiments.launch import overrides as overrides_lib
-from experiments.launch import run_folder
 from experiments.launch.overrides import Override, nearest
-from experiments.launch.run_folder import RUN_FILE, agent_settings, is_run
 from jdql.config import Config
+from jdql.runtime import stored
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 AGENTS = Path(jdql.__file__).parent / "agents"
@@ -82,8 +81,8 @@ def _as_it_is(config: Config) -> Config:
 
 def _load(name: str) -> tuple[Config, Variant]:
     """The config called `name` and the function of its variant, not yet applied."""
-    if is_run(name):
-        return run_folder.load(name), _as_it_is
+    if stored.is_run(name):
+        return stored.load(name), _as_it_is
     stem, _, variant = name.partition(":")
     if stem.endswith(".py"):
         module = _module_at(Path(stem))
@@ -91,7 +90,7 @@ def _load(name: str) -> tuple[Config, Variant]:
         module = importlib.import_module(f"experiments.configs.{stem}")
     elif "/" in stem or Path(stem).is_dir():
         raise ValueError(
-            f"--config={name}: there is no run there ({RUN_FILE} is missing)"
+            f"--config={name}: there is no run there ({stored.FILE} is missing)"
         )
     else:
         raise ValueError(
@@ -163,7 +162,7 @@ def _exchange_agent(config: Config, name: str | None) -> Config:
             f"{nearest(name, agent_names())!r} (its settings are --config.agent.FIELD)"
         )
     module = name if "." in name else f"jdql.agents.{name}"
-    settings = agent_settings(module)
+    settings = stored.agent_settings(module)
     if isinstance(config.agent, settings):
         return config
     label = f"{config.name}-{name.rpartition('.')[2]}"

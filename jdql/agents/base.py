@@ -1,100 +1,136 @@
-"""The contract that every agent meets: a tuple of pure functions.
+"""The contract that every system meets: a tuple of pure functions.
 
-A module `jdql.agents.<name>` defines `Config`, a frozen dataclass, and
-`make(config, spec) -> Agent`.  Nothing registers it: the launcher resolves the module
-of `Config`, the contract test discovers the folder.
+A module `jdql.agents.<name>` defines
+
+* `Config`, a frozen dataclass of the system's settings, with a method `tiny` that gives
+  the same system at the size of a toy;
+* `make(config, spec, given) -> Agent`;
+* where it builds on earlier runs, `GIVEN`, the names under which `make` finds them,
+  each with the systems that such a run may be of.
+
+Nothing registers it: the launcher resolves the module of `Config`, the contract test
+discovers the folder.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
 from jdql.data.dataset import Dataset
-from jdql.data.normalize import Scaling
 from jdql.types import Array, DataSpec, Float, PRNGKeyArray
 
-State = Any  # the agent's own TrainState: arrays only
+State = Any  # the system's own TrainState: arrays only
+Data = Any  # what batches are drawn from, on the device
 Batch = Any
 Draws = Any  # every random number of one update, as arrays
-Policy = Any  # the part of a TrainState that acting needs
-Carry = Any  # what acting remembers between environment steps
+Learned = Any  # the part of a TrainState that outlives training
+Carry = Any  # what a policy remembers from one plan to the next
 Metrics = dict[str, Array]
+
+
+class Acting(NamedTuple):
+    """A policy that sees the last C observations and plans h actions at a time.
+
+    Who calls it carries out the h actions one after another before the next plan.
+
+    Attributes:
+      act: `(learned, carry, observations [C, O], key) -> (actions [h, A], carry)`; the
+        last observation is the current one, and before the C-th step of an episode the
+        first one stands in the place of those that are missing.
+      reset: `() -> carry` at the start of an episode.
+      history: C.
+    """
+
+    act: Callable[
+        [Learned, Carry, Float[Array, "C O"], PRNGKeyArray],
+        tuple[Float[Array, "h A"], Carry],
+    ]
+    reset: Callable[[], Carry] = tuple
+    history: int = 1
+
+
+def _unchanged(dataset: Dataset) -> Data:
+    return dataset
 
 
 class Agent(NamedTuple):
     """Pure functions of one member (seed); the runtime maps them over members.
 
     Attributes:
-      init: `(key) -> state`.
-      sample_batch: `(key, dataset) -> batch`.
+      init: `(key) -> state`, a NamedTuple of arrays with a field `step`, an int32 count
+        of the updates done.
+      sample_batch: `(key, data) -> batch`, on the device.
       draw: `(key) -> draws`, all the noise of one update.
       update_step: `(state, batch, draws) -> (state, metrics)`; metrics are scalars.
-      policy: `(state) -> policy`, the part that is saved for acting.
-      reset: `() -> carry` at the start of an episode.
-      act: `(policy, carry, observation [O], key) -> (action [A], carry)`.
-
-    Every state has a field `step`, an int32 count of the updates done.
+      learned: `(state) -> learned`, what acting or a later stage needs.
+      prepare: `(dataset) -> data`, once, on the host: labels, returns-to-go.
+      acting: the policy; None for a system that has none.
+      measure: `(learned, data, key) -> metrics`, held-out numbers of a system, on what
+        `prepare` makes of data that it has not trained on; None where there are none.
+      model: pure functions of `learned` that a later stage calls, as a NamedTuple of
+        the system's own; None where no stage builds on it.
     """
 
     init: Callable[[PRNGKeyArray], State]
-    sample_batch: Callable[[PRNGKeyArray, Dataset], Batch]
+    sample_batch: Callable[[PRNGKeyArray, Data], Batch]
     draw: Callable[[PRNGKeyArray], Draws]
     update_step: Callable[[State, Batch, Draws], tuple[State, Metrics]]
-    policy: Callable[[State], Policy]
-    reset: Callable[[], Carry]
-    act: Callable[
-        [Policy, Carry, Float[Array, " O"], PRNGKeyArray],
-        tuple[Float[Array, " A"], Carry],
-    ]
+    learned: Callable[[State], Learned]
+    prepare: Callable[[Dataset], Data] = _unchanged
+    acting: Acting | None = None
+    measure: Callable[[Learned, Data, PRNGKeyArray], Metrics] | None = None
+    model: Any = None
 
 
-class Learner(NamedTuple):
-    """An agent without a policy; see `Agent` for the fields."""
+class Given(NamedTuple):
+    """An earlier run as a later stage sees it: its functions, and what it learned."""
 
-    init: Callable[[PRNGKeyArray], State]
-    sample_batch: Callable[[PRNGKeyArray, Dataset], Batch]
-    draw: Callable[[PRNGKeyArray], Draws]
-    update_step: Callable[[State, Batch, Draws], tuple[State, Metrics]]
+    agent: Agent
+    learned: Learned
 
 
-Maker = Callable[[Any, DataSpec], Agent]
+Stages = Mapping[str, Given]
+NOTHING: Stages = MappingProxyType({})  # what a system without earlier stages is given
+
+Maker = Callable[[Any, DataSpec, Stages], Agent]
 
 
-class ScaledPolicy(NamedTuple):
-    """A policy and the scaling of the observations that it was trained on."""
-
-    scaling: Scaling
-    policy: Policy
+def maker(config: Any) -> Maker:
+    """The `make` of the module that a system's settings are defined in."""
+    return importlib.import_module(type(config).__module__).make
 
 
-def scaled(agent: Agent, scaling: Scaling | None) -> Agent:
-    """The agent that acts on raw observations though it learns from scaled ones.
+def required(config: Any) -> Mapping[str, tuple[str, ...]]:
+    """The earlier runs that a system builds on: name -> systems that they may be of."""
+    module = importlib.import_module(type(config).__module__)
+    return vars(module).get("GIVEN", {})
+
+
+def acts(
+    plan: Callable[[Learned, Float[Array, " O"], PRNGKeyArray], Float[Array, " D"]],
+    length: int = 1,
+) -> Acting:
+    """A policy that looks at the current observation alone and remembers nothing.
 
     Args:
-      agent: an agent whose dataset holds scaled observations.
-      scaling: what they were scaled by; None returns the agent as it is.
-
-    Returns:
-      An agent whose policy is a `ScaledPolicy`, so that it is saved with its scaling.
+      plan: `(learned, observation [O], key) -> [h A]`, the first action first.
+      length: h, the actions of a plan.
     """
-    if scaling is None:
-        return agent
 
-    def policy(state: State) -> ScaledPolicy:
-        return ScaledPolicy(scaling, agent.policy(state))
+    def act(learned: Learned, carry: Carry, observations: Array, key: PRNGKeyArray):
+        return plan(learned, observations[-1], key).reshape(length, -1), carry
 
-    def act(policy: ScaledPolicy, carry: Carry, observation, key):
-        return agent.act(policy.policy, carry, policy.scaling(observation), key)
-
-    return agent._replace(policy=policy, act=act)
+    return Acting(act)
 
 
-def no_carry() -> tuple[()]:
-    """The `reset` of an agent that remembers nothing between environment steps."""
-    return ()
+def blank(spec: DataSpec) -> tuple[Float[Array, "1 O"], Float[Array, "1 A"]]:
+    """An observation and an action of zeros, to initialise networks with."""
+    return jnp.zeros((1, spec.observation_dim)), jnp.zeros((1, spec.action_dim))
 
 
 def action_bounds(spec: DataSpec) -> tuple[Float[Array, " A"], Float[Array, " A"]]:

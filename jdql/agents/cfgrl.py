@@ -11,15 +11,15 @@ a policy that improves with w, which is chosen when acting: `guidance`.
 | paper | here |
 |---|---|
 | o = 1[A(s, a) >= 0], dropped one time in ten | `labels` |
-| the conditional and the unconditional policy | `losses.denoising_loss` |
-| score_u + w (score_c - score_u) | `guidance.classifier_free_stacked` |
-| A = Q - V, the critics of IQL | `expectile.value_loss`, `targets.critic_loss` |
+| the conditional and the unconditional policy | `actor_loss` |
+| score_u + w (score_c - score_u) | `sample_action` |
+| A = Q - V, the critics of IQL | `expectile.implicit_q` |
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import functools
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -27,20 +27,21 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jdql.agents.base import Agent, action_bounds, no_carry
+from jdql.agents import actors, critics
+from jdql.agents.base import NOTHING, Agent, Metrics, Stages, acts, blank
 from jdql.data.sampling import transitions
-from jdql.diffusion import constraints, guidance, losses, reverse, samplers, schedules
+from jdql.diffusion import guidance, losses, reverse, samplers, schedules
 from jdql.networks.layers import XavierDense
 from jdql.networks.mlp import (
     MLP,
     Critic,
     NoiseNetwork,
+    conditioned,
     gelu_critic,
     value_function,
 )
-from jdql.optim import adam, gradient_step, polyak
+from jdql.optim import Model, adam, descend, start
 from jdql.rl import expectile
-from jdql.rl.targets import clipped_double_q, critic_loss, td_target
 from jdql.types import Array, DataSpec, Float, Int, Params, PRNGKeyArray, Transition
 
 
@@ -72,31 +73,27 @@ class Config:
     sampler: str = "ancestral"
     sample_steps: int | None = None  # None: diffusion_steps
 
+    def tiny(self) -> Config:
+        """The same system at the size of a toy."""
+        small = dataclasses.replace(self, batch_size=32, hidden=(32, 32), step_dim=8)
+        return dataclasses.replace(small, diffusion_steps=5, lr=2e-3, critic_lr=2e-3)
+
 
 class TrainState(NamedTuple):
     """Arrays only; every field is stacked over seeds by the runtime."""
 
     step: Int[Array, ""]
-    actor: Params
-    actor_opt: optax.OptState
-    critic: Params
-    critic_target: Params
-    value: Params
-    critic_opt: optax.OptState  # of critic and value
+    actor: Model
+    critic: Model  # its average is the target critic
+    value: Model
 
 
 class Draws(NamedTuple):
-    """The noise of one update.
+    """The noise of one update."""
 
-    Attributes:
-      k: `[B]` diffusion steps.
-      noise: `[B, A]` standard normal.
-      coin: `[B]` uniform in [0, 1); below `dropout` the label is dropped.
-    """
-
-    k: Int[Array, " B"]
-    noise: Float[Array, "B A"]
-    coin: Float[Array, " B"]
+    k: Int[Array, " B"]  # diffusion steps
+    noise: Float[Array, "B A"]  # standard normal
+    coin: Float[Array, " B"]  # uniform; below `dropout` the label is dropped
 
 
 DROPPED, BAD, GOOD = range(3)  # what the actor may be told of an action
@@ -112,175 +109,149 @@ def labels(
     return jnp.where(dropped, DROPPED, label)
 
 
-def told(
+def labelled(
     observation: Float[Array, "*B O"], label: Int[Array, "*B"]
 ) -> Float[Array, "*B C"]:
-    """The observation with its label, one of three, as three numbers behind it.
+    """The observation with its label behind it, as three numbers of which one is 1.
 
-    The rows of the first layer that they select are learned embeddings, that of the
-    dropped label included.
+    Each of the three numbers has a row of weights in the actor's first layer, so that a
+    label is a learned embedding, the dropped one included.
     """
     return jnp.concatenate([observation, jax.nn.one_hot(label, 3)], axis=-1)
 
 
 class Parts(NamedTuple):
-    """The networks and the policy.
+    """What the functions below share."""
 
-    Attributes:
-      actor: noise network of observations that are `told`.
-      critic: the twin critic.
-      value: the network of V.
-      sampler: how actions are drawn.
-      cloning_loss: `(actor params, observation, action, label, draws) -> scalar`.
-      sample_action: `(actor params, observation [B, O], chain draws) -> action [B, A]`.
-    """
-
-    actor: NoiseNetwork
-    critic: Critic
-    value: MLP
+    config: Config
+    schedule: schedules.Schedule  # of the K diffusion steps
+    actor: NoiseNetwork  # of observations that are `labelled`
     sampler: samplers.Sampler
-    cloning_loss: Callable[..., Float[Array, ""]]
-    sample_action: Callable[[Params, Array, reverse.ChainDraws], Array]
+    critic: Critic  # of two members
+    value: MLP
+    implicit_q: expectile.ImplicitQ
+    actor_optimizer: optax.GradientTransformation
+    optimizer: optax.GradientTransformation  # of critics and value
 
 
 def build(config: Config, spec: DataSpec) -> Parts:
-    """The parts that `make` puts together; raises ValueError for bad settings."""
+    """The parts of a system; raises ValueError for settings out of range."""
     schedule = schedules.make_schedule(config.schedule, config.diffusion_steps)
-    sampler = samplers.make_sampler(
-        schedule,
-        config.sampler,
-        config.sample_steps,
-        variance=config.variance,
-        constraint=constraints.clip_to(*action_bounds(spec)),
-        unroll=config.unroll,
-    )
-    actor = NoiseNetwork(spec.action_dim, config.hidden, config.step_dim)
-    value = MLP(config.hidden, 1, nn.gelu, XavierDense, norm=True)
-    # The weights of guidance add up to one: noise is mixed as x0_hat would be.
-    guide = guidance.classifier_free_stacked(config.guidance)
-
-    def cloning_loss(params, observation, action, label, draws: Draws):
-        def predict(x_k, k):
-            return actor.apply(params, x_k, k, told(observation, label))
-
-        return losses.denoising_loss(schedule, predict, action, draws.k, draws.noise)
-
-    def sample_action(params, observation, draws):
-        both = jnp.stack([observation, observation])
-        label = jnp.array([[DROPPED], [GOOD]])
-        inputs = told(both, jnp.broadcast_to(label, both.shape[:-1]))
-
-        def predict(x_k, k):
-            return actor.apply(params, x_k, k, inputs)
-
-        return sampler.sample(guide(predict), draws)
-
     critic = gelu_critic(config.hidden)
-    return Parts(actor, critic, value, sampler, cloning_loss, sample_action)
+    value = MLP(config.hidden, 1, nn.gelu, XavierDense, norm=True)
+    return Parts(
+        config,
+        schedule,
+        NoiseNetwork(spec.action_dim, config.hidden, config.step_dim),
+        actors.acting_sampler(config, spec, schedule),
+        critic,
+        value,
+        expectile.implicit_q(
+            critic.apply, value_function(value), config.expectile, config.discount
+        ),
+        adam(config.lr),
+        adam(config.critic_lr),
+    )
 
 
-def make(config: Config, spec: DataSpec) -> Agent:
-    """Builds CFGRL.
+def advantage(parts: Parts, state: TrainState, batch: Transition) -> Float[Array, " B"]:
+    """Q - V of the data's actions, by the smaller critic."""
+    q = critics.smaller_q(parts.critic)(
+        state.critic.params, batch.observation, batch.action
+    )
+    return q - value_function(parts.value)(state.value.params, batch.observation)
 
-    Args:
-      config: settings.
-      spec: sizes and action bounds of the data.
 
-    Returns:
-      The agent.
+def actor_loss(
+    params: Params, parts: Parts, state: TrainState, batch: Transition, draws: Draws
+) -> tuple[Float[Array, ""], Metrics]:
+    """Clones the data's actions, each with its label or without one."""
+    config, gain = parts.config, advantage(parts, state, batch)
+    label = labels(gain, config.threshold, draws.coin < config.dropout)
+    inputs = labelled(batch.observation, label)
+    predict = conditioned(parts.actor, params, inputs)
+    bc_loss = losses.denoising_loss(
+        parts.schedule, predict, batch.action, draws.k, draws.noise
+    )
+    good = jnp.mean(gain >= config.threshold)
+    return bc_loss, {"bc_loss": bc_loss, "advantage": jnp.mean(gain), "good": good}
 
-    Raises:
-      ValueError: for settings out of range.
-    """
-    O, A, B = spec.observation_dim, spec.action_dim, config.batch_size
-    K = config.diffusion_steps
-    actor, critic, value, sampler, cloning_loss, sample_action = build(config, spec)
-    value_of = value_function(value)
-    actor_optimizer, critic_optimizer = adam(config.lr), adam(config.critic_lr)
 
-    def objective(params, state: TrainState, batch: Transition, draws: Draws):
-        """All three losses: nothing that one learns from is another's parameter."""
-        actor_params, critic_params, value_params = params
-        target_q = critic.apply(state.critic_target, batch.observation, batch.action)
-        v = value_of(value_params, batch.observation)
-        value_loss = expectile.value_loss(target_q, v, config.expectile)
+def sample_action(
+    parts: Parts,
+    params: Params,
+    observation: Float[Array, "B O"],
+    draws: reverse.ChainDraws,
+) -> Float[Array, "B A"]:
+    """Actions of the policy that improves with `guidance`."""
+    label = jnp.array([[DROPPED], [GOOD]])
+    both = jnp.stack([observation, observation])
+    inputs = labelled(both, jnp.broadcast_to(label, both.shape[:-1]))
+    # One call of the network gives the estimates without and with the label.
+    mixed = guidance.classifier_free_stacked(parts.config.guidance)
+    return parts.sampler.sample(mixed(conditioned(parts.actor, params, inputs)), draws)
 
-        next_v = value_of(state.value, batch.next_observation)
-        target = td_target(batch.reward, batch.discount, next_v, config.discount)
-        q = critic.apply(critic_params, batch.observation, batch.action)
-        q_loss = critic_loss(q, target)
 
-        advantage = jax.lax.stop_gradient(clipped_double_q(q) - v)
-        label = labels(advantage, config.threshold, draws.coin < config.dropout)
-        bc_loss = cloning_loss(
-            actor_params, batch.observation, batch.action, label, draws
-        )
-        metrics = {
-            "bc_loss": bc_loss,
-            "critic_loss": q_loss,
-            "value_loss": value_loss,
-            "q_mean": jnp.mean(q),
-            "advantage": jnp.mean(advantage),
-            "good": jnp.mean(advantage >= config.threshold),
-        }
-        return bc_loss + q_loss + value_loss, metrics
+def init(parts: Parts, spec: DataSpec, key: PRNGKeyArray) -> TrainState:
+    """Fresh networks; the target critics are copies."""
+    actor_key, critic_key, value_key = jax.random.split(key, 3)
+    observation, action = blank(spec)
+    inputs = labelled(observation, jnp.zeros(1, int))
+    actor = parts.actor.init(actor_key, action, jnp.zeros((), int), inputs)
+    critic = parts.critic.init(critic_key, observation, action)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        actor=start(actor, parts.actor_optimizer),
+        critic=start(critic, parts.optimizer, averaged=True),
+        value=start(parts.value.init(value_key, observation), parts.optimizer),
+    )
 
-    def init(key: PRNGKeyArray) -> TrainState:
-        actor_key, critic_key, value_key = jax.random.split(key, 3)
-        observation, action = jnp.zeros((1, O)), jnp.zeros((1, A))
-        inputs = told(observation, jnp.zeros(1, int))
-        actor_params = actor.init(actor_key, action, jnp.zeros((), int), inputs)
-        critic_params = critic.init(critic_key, observation, action)
-        value_params = value.init(value_key, observation)
-        return TrainState(
-            step=jnp.zeros((), jnp.int32),
-            actor=actor_params,
-            actor_opt=actor_optimizer.init(actor_params),
-            critic=critic_params,
-            critic_target=critic_params,
-            value=value_params,
-            critic_opt=critic_optimizer.init((critic_params, value_params)),
-        )
 
-    def sample_batch(key, dataset) -> Transition:
-        return transitions(key, dataset, B)
+def draw(parts: Parts, spec: DataSpec, key: PRNGKeyArray) -> Draws:
+    """The noise of one update."""
+    B, K = parts.config.batch_size, parts.config.diffusion_steps
+    k_key, noise_key, coin_key = jax.random.split(key, 3)
+    return Draws(
+        k=jax.random.randint(k_key, (B,), 0, K),
+        noise=jax.random.normal(noise_key, (B, spec.action_dim)),
+        coin=jax.random.uniform(coin_key, (B,)),
+    )
 
-    def draw(key: PRNGKeyArray) -> Draws:
-        k_key, noise_key, coin_key = jax.random.split(key, 3)
-        return Draws(
-            k=jax.random.randint(k_key, (B,), 0, K),
-            noise=jax.random.normal(noise_key, (B, A)),
-            coin=jax.random.uniform(coin_key, (B,)),
-        )
 
-    def update_step(state: TrainState, batch: Transition, draws: Draws):
-        params = (state.actor, state.critic, state.value)
-        gradients, metrics = jax.grad(objective, has_aux=True)(
-            params, state, batch, draws
-        )
-        actor_params, actor_opt = gradient_step(
-            actor_optimizer, state.actor, state.actor_opt, gradients[0]
-        )
-        (critic_params, value_params), critic_opt = gradient_step(
-            critic_optimizer, params[1:], state.critic_opt, gradients[1:]
-        )
-        new_state = TrainState(
-            step=state.step + 1,
-            actor=actor_params,
-            actor_opt=actor_opt,
-            critic=critic_params,
-            # As the authors do it: towards the critic of before this update.
-            critic_target=polyak(state.critic_target, state.critic, config.tau),
-            value=value_params,
-            critic_opt=critic_opt,
-        )
-        return new_state, metrics
+def update_step(
+    parts: Parts, state: TrainState, batch: Transition, draws: Draws
+) -> tuple[TrainState, Metrics]:
+    """One step of all networks, each by the gradient at the old parameters."""
+    optimizer = parts.actor_optimizer
+    actor, actor_metrics = descend(
+        "actor", optimizer, state.actor, actor_loss, parts, state, batch, draws
+    )
+    critic, value, critic_metrics = critics.step_implicit_q(
+        parts.implicit_q, parts.optimizer, state, batch, parts.config.tau
+    )
+    new_state = TrainState(state.step + 1, actor, critic, value)
+    return new_state, {**actor_metrics, **critic_metrics}
 
-    def policy(state: TrainState) -> Params:
-        return state.actor
 
-    def act(policy: Params, carry, observation, key):
-        draws = reverse.draw_chain(key, sampler.draws, (1, A))
-        return sample_action(policy, observation[None], draws)[0], carry
+def learned(state: TrainState) -> Params:
+    """What acting needs: the actor."""
+    return state.actor.params
 
-    return Agent(init, sample_batch, draw, update_step, policy, no_carry, act)
+
+def make(config: Config, spec: DataSpec, given: Stages = NOTHING) -> Agent:
+    """Builds CFGRL; raises ValueError for settings out of range."""
+    del given
+    parts, bind = build(config, spec), functools.partial
+
+    def plan(learned: Params, observation: Float[Array, " O"], key: PRNGKeyArray):
+        draws = reverse.draw_chain(key, parts.sampler.draws, (1, spec.action_dim))
+        return sample_action(parts, learned, observation[None], draws)
+
+    return Agent(
+        init=bind(init, parts, spec),
+        sample_batch=bind(transitions, batch_size=config.batch_size),
+        draw=bind(draw, parts, spec),
+        update_step=bind(update_step, parts),
+        learned=learned,
+        acting=acts(plan),
+    )

@@ -8,7 +8,7 @@ noisy action itself: no chain is differentiated.
 | paper | here |
 |---|---|
 | eta E abs(eps - eps_hat)^2 + E sigma_k grad Q(a_k) . eps_hat | `guided` |
-| dual ascent of eta, so that E abs(eps - eps_hat)^2 <= b | `dual_ascent` |
+| dual ascent of eta, so that E abs(eps - eps_hat)^2 <= b | `improvement.dual_ascent` |
 | targets: mean - rho std of the critics | `targets.lower_confidence_bound` |
 | algorithm 1 | `update_step` |
 
@@ -20,20 +20,23 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from jdql.agents.base import Agent, action_bounds, no_carry
+from jdql.agents import actors, critics
+from jdql.agents.actors import Actor, ActorCritic
+from jdql.agents.base import NOTHING, Agent, Metrics, Stages, blank
+from jdql.checks import at_least
 from jdql.data.sampling import transitions
-from jdql.diffusion import constraints, process, reverse, samplers, schedules
+from jdql.diffusion import process, reverse, schedules
 from jdql.networks.layers import XavierDense
 from jdql.networks.mlp import Critic, NoiseNetwork
-from jdql.optim import adamw, gradient_step, polyak, select
-from jdql.rl.resampling import choose
-from jdql.rl.targets import critic_loss, lower_confidence_bound, td_target
+from jdql.optim import Averaging, Model, adamw, descend, follow, start
+from jdql.rl import improvement, selection, targets
 from jdql.types import Array, DataSpec, Float, Int, Params, PRNGKeyArray, Transition
 
 
@@ -77,281 +80,220 @@ class Config:
     sampler: str = "ancestral"  # acting only: targets run the full chain
     sample_steps: int | None = None  # acting only; None: diffusion_steps
 
+    def tiny(self) -> Config:
+        """The same system at the size of a toy."""
+        small = dataclasses.replace(self, batch_size=32, hidden=(32, 32), step_dim=8)
+        few = dataclasses.replace(small, critics=3, backup_actions=2, candidates=4)
+        quick = dataclasses.replace(few, lr=2e-3, critic_lr=2e-3, ema_every=2)
+        return dataclasses.replace(quick, ema_start=2)
+
 
 class TrainState(NamedTuple):
     """Arrays only; every field is stacked over seeds by the runtime."""
 
     step: Int[Array, ""]
-    actor: Params
-    actor_ema: Params
-    actor_opt: optax.OptState
-    critic: Params
-    critic_target: Params
-    critic_opt: optax.OptState
+    actor: Model  # its average acts in the targets
+    critic: Model  # its average are the target critics
     eta: Float[Array, ""]
 
 
-class Policy(NamedTuple):
-    """What acting needs: the online actor and the target critics."""
-
-    actor: Params
-    critic_target: Params
-
-
 class Draws(NamedTuple):
-    """The noise of one update.
+    """The noise of one update."""
 
-    Attributes:
-      target: chain of the next actions, over B times `backup_actions` rows.
-      k: `[B]` diffusion steps of the actor's loss.
-      noise: `[B, A]` its noise.
-    """
+    target: reverse.ChainDraws  # of the next actions, B times `backup_actions` rows
+    k: Int[Array, " B"]  # diffusion steps of the actor's loss
+    noise: Float[Array, "B A"]  # of the actor's loss
 
-    target: reverse.ChainDraws
-    k: Int[Array, " B"]
-    noise: Float[Array, "B A"]
+
+class Parts(NamedTuple):
+    """What the functions below share."""
+
+    config: Config
+    schedule: schedules.Schedule  # of the K diffusion steps
+    actor: Actor  # samples as the policy acts
+    chain: Actor  # the same network with the full chain, for the targets
+    critic: Critic
+    over_actions: Callable[..., Array]  # of the next actions' values
+    actor_optimizer: optax.GradientTransformation
+    critic_optimizer: optax.GradientTransformation
 
 
 def guided(
     eta: Float[Array, ""],
     noise: Float[Array, "B A"],
     predicted: Float[Array, "B A"],
-    push: Float[Array, "B A"],
-) -> tuple[Float[Array, ""], tuple[Float[Array, ""], Float[Array, ""]]]:
-    """eta mean (eps_hat - eps)^2 + mean(push eps_hat), both means over B and A.
+    guidance: Float[Array, "B A"],
+) -> tuple[Float[Array, ""], Metrics]:
+    """eta mean (eps_hat - eps)^2 + mean(g eps_hat), both means over B and A.
 
-    Its minimiser is eps_hat = E[eps] - push / (2 eta).
+    Its minimiser is eps_hat = E[eps] - g / (2 eta).
 
     Args:
       eta: weight of cloning.
       noise: in the noisy action.
       predicted: by the network.
-      push: sigma_k grad Q(s, a_k), in units of mean abs(Q).
+      guidance: g = sigma_k grad Q(s, a_k), in units of mean abs(Q).
 
     Returns:
       The loss, and its two terms before eta.
     """
     bc_loss = jnp.mean(jnp.square(predicted - noise))
-    guidance_loss = jnp.mean(push * predicted)
-    return eta * bc_loss + guidance_loss, (bc_loss, guidance_loss)
-
-
-def dual_ascent(
-    eta: Float[Array, ""],
-    rate: float | Float[Array, ""],
-    excess: Float[Array, ""],
-    bounds: tuple[Any, Any],
-) -> Float[Array, ""]:
-    """eta + rate clip(excess, -1, 1), within its bounds.
-
-    Args:
-      eta: the multiplier.
-      rate: of the ascent.
-      excess: of the cloning loss over what is allowed.
-      bounds: the smallest and the largest eta.
-    """
-    return jnp.clip(eta + rate * jnp.clip(excess, -1, 1), *bounds)
-
-
-class Parts(NamedTuple):
-    """The networks and the samplers.
-
-    Attributes:
-      schedule: noise schedule.
-      actor: noise network.
-      critic: the ensemble.
-      full: the sampler of the targets, the ancestral chain over all K steps.
-      acting: the sampler of acting.
-    """
-
-    schedule: schedules.Schedule
-    actor: NoiseNetwork
-    critic: Critic
-    full: samplers.Sampler
-    acting: samplers.Sampler
+    guidance_loss = jnp.mean(guidance * predicted)
+    metrics = {"bc_loss": bc_loss, "guidance_loss": guidance_loss}
+    return eta * bc_loss + guidance_loss, metrics
 
 
 def build(config: Config, spec: DataSpec) -> Parts:
-    """The parts that `make` puts together; raises ValueError for bad settings."""
-    if config.critics < 1 or config.backup_actions < 1:
-        raise ValueError(
-            "critics and backup_actions must be at least 1, got "
-            f"{config.critics} and {config.backup_actions}"
-        )
+    """The parts of a system; raises ValueError for settings out of range."""
+    at_least("critics", config.critics)
+    at_least("backup_actions", config.backup_actions)
     # The authors put beta_0 = 0 in front and let k run over 1..K: their step 0 is the
     # clean action, at which nothing is learned, and their step k is k - 1 here.
     schedule = schedules.make_schedule(config.schedule, config.diffusion_steps)
-    make_sampler = functools.partial(
-        samplers.make_sampler,
+    # Deviation: the noise network is Diffusion-QL's: other first weights, and features
+    # of the step of half the width.
+    network = NoiseNetwork(spec.action_dim, config.hidden, config.step_dim)
+    full = actors.full_chain(config, spec, schedule)
+    return Parts(
+        config,
         schedule,
-        variance=config.variance,
-        constraint=constraints.clip_to(*action_bounds(spec)),
-        unroll=config.unroll,
-    )
-    full = make_sampler("ancestral")
-    acting = make_sampler(config.sampler, config.sample_steps)
-    # Deviation: the noise network is the one of Diffusion-QL: other first weights, and
-    # features of the step of half the width.
-    actor = NoiseNetwork(spec.action_dim, config.hidden, config.step_dim)
-    critic = Critic(config.hidden, config.critics, dense=XavierDense)
-    return Parts(schedule, actor, critic, full, acting)
-
-
-def make(config: Config, spec: DataSpec) -> Agent:
-    """Builds the diffusion actor-critic.
-
-    Args:
-      config: settings.
-      spec: sizes and action bounds of the data.
-
-    Returns:
-      The agent.
-
-    Raises:
-      ValueError: for settings out of range.
-    """
-    O, A, B = spec.observation_dim, spec.action_dim, config.batch_size
-    K, N = config.diffusion_steps, config.backup_actions
-    schedule, actor, critic, full, acting = build(config, spec)
-    over_actions = jnp.max if config.max_q_backup else jnp.mean
-
-    actor_optimizer, critic_optimizer = (
-        adamw(rate, config.decay_steps, grad_norm=config.grad_norm)
-        for rate in (config.lr, config.critic_lr)
+        actors.noise_mlp(config, spec, schedule),
+        actors.diffusion(network, spec, full),
+        Critic(config.hidden, config.critics, dense=XavierDense),
+        jnp.max if config.max_q_backup else jnp.mean,
+        adamw(config.lr, config.decay_steps, grad_norm=config.grad_norm),
+        adamw(config.critic_lr, config.decay_steps, grad_norm=config.grad_norm),
     )
 
-    def sample_action(params, observation, draws, sampler):
-        def predict(x_k, k):
-            return actor.apply(params, x_k, k, observation)
 
-        return sampler.sample(predict, draws)
+def critic_loss(
+    params: Params, parts: Parts, state: TrainState, batch: Transition, draws: Draws
+) -> tuple[Float[Array, ""], Metrics]:
+    """Every critic regresses to r + gamma (mean - rho std of the target critics)."""
+    config = parts.config
+    next_q = critics.sampled_q(
+        parts.chain,
+        state.actor.average,
+        parts.critic,
+        state.critic.average,
+        batch.next_observation,
+        draws.target,
+    )
+    each = parts.over_actions(next_q, axis=-1)
+    value = targets.lower_confidence_bound(each, config.rho)
+    q = parts.critic.apply(params, batch.observation, batch.action)
+    # A mean over the critics, where Diffusion-QL has a sum: the bound of the gradient
+    # norm tells them apart.
+    loss, metrics = targets.td_loss(q, batch, value, config.discount, jnp.mean)
+    return loss, {**metrics, "q_std": jnp.mean(jnp.std(q, axis=0))}
 
-    def next_value(state: TrainState, observation, draws):
-        repeated = jnp.repeat(observation, N, axis=0)
-        action = sample_action(state.actor_ema, repeated, draws, full)
-        q = critic.apply(state.critic_target, repeated, action)
-        q = over_actions(q.reshape(config.critics, -1, N), axis=-1)
-        return lower_confidence_bound(q, config.rho)
 
-    def critic_objective(params, target, batch: Transition):
-        q = critic.apply(params, batch.observation, batch.action)
-        # A mean over the critics, where Diffusion-QL has a sum: the bound of the
-        # gradient norm tells them apart.
-        loss = critic_loss(q, target) / config.critics
-        return loss, (jnp.mean(q), jnp.mean(jnp.std(q, axis=0)))
+def q_gradient(
+    parts: Parts, critic: Params, batch: Transition, noisy: Float[Array, "B A"]
+) -> Float[Array, "B A"]:
+    """Of the critics' mean at noisy actions, in units of mean abs(Q) of the data's."""
+    q = parts.critic.apply(critic, batch.observation, batch.action)
 
-    def q_gradient(params, batch: Transition, noisy):
-        """Of the critics' mean at noisy actions, in units of mean |Q| of the data's."""
-        q = critic.apply(params, batch.observation, batch.action)
+    def total(action: Array) -> Array:
+        values = parts.critic.apply(critic, batch.observation, action)
+        return jnp.sum(jnp.mean(values, axis=0))
 
-        def total(action):
-            return jnp.sum(
-                jnp.mean(critic.apply(params, batch.observation, action), axis=0)
-            )
+    return jax.grad(total)(noisy) / (jnp.mean(jnp.abs(q)) + 1e-6)
 
-        return jax.grad(total)(noisy) / (jnp.mean(jnp.abs(q)) + 1e-6)
 
-    def init(key: PRNGKeyArray) -> TrainState:
-        actor_key, critic_key = jax.random.split(key)
-        observation, action = jnp.zeros((1, O)), jnp.zeros((1, A))
-        actor_params = actor.init(actor_key, action, jnp.zeros((), int), observation)
-        critic_params = critic.init(critic_key, observation, action)
-        return TrainState(
-            step=jnp.zeros((), jnp.int32),
-            actor=actor_params,
-            actor_ema=actor_params,
-            actor_opt=actor_optimizer.init(actor_params),
-            critic=critic_params,
-            critic_target=critic_params,
-            critic_opt=critic_optimizer.init(critic_params),
-            eta=jnp.asarray(config.eta, jnp.float32),
-        )
+def actor_loss(
+    params: Params,
+    parts: Parts,
+    eta: Array,
+    critic: Params,
+    batch: Transition,
+    draws: Draws,
+) -> tuple[Float[Array, ""], Metrics]:
+    """`guided`, with the gradient of the target critics at the noisy actions."""
+    schedule, k, noise = parts.schedule, draws.k, draws.noise
+    noisy = process.forward_noise(schedule, batch.action, k, noise)
+    gradient = q_gradient(parts, critic, batch, noisy)
+    guidance = process.at(schedule.noise, k, noisy) * gradient
+    predicted = parts.actor.predict(params, batch.observation)(noisy, k)
+    return guided(eta, noise, predicted, guidance)
 
-    def sample_batch(key, dataset) -> Transition:
-        return transitions(key, dataset, B)
 
-    def draw(key: PRNGKeyArray) -> Draws:
-        target_key, k_key, noise_key = jax.random.split(key, 3)
-        return Draws(
-            target=reverse.draw_chain(target_key, full.draws, (B * N, A)),
-            k=jax.random.randint(k_key, (B,), 0, K),
-            noise=jax.random.normal(noise_key, (B, A)),
-        )
+def init(parts: Parts, spec: DataSpec, key: PRNGKeyArray) -> TrainState:
+    """Fresh networks; the averages are their copies."""
+    actor_key, critic_key = jax.random.split(key)
+    actor = parts.actor.init(actor_key)
+    critic = parts.critic.init(critic_key, *blank(spec))
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        actor=start(actor, parts.actor_optimizer, averaged=True),
+        critic=start(critic, parts.critic_optimizer, averaged=True),
+        eta=jnp.asarray(parts.config.eta, jnp.float32),
+    )
 
-    def update_critic(state: TrainState, batch: Transition, draws: Draws):
-        value = next_value(state, batch.next_observation, draws.target)
-        target = td_target(batch.reward, batch.discount, value, config.discount)
-        (loss, (q_mean, q_std)), gradients = jax.value_and_grad(
-            critic_objective, has_aux=True
-        )(state.critic, target, batch)
-        params, opt = gradient_step(
-            critic_optimizer, state.critic, state.critic_opt, gradients
-        )
-        state = state._replace(
-            critic=params,
-            critic_target=polyak(state.critic_target, params, config.tau),
-            critic_opt=opt,
-        )
-        return state, {
-            "critic_loss": loss,
-            "q_mean": q_mean,
-            "q_std": q_std,
-            "critic_grad_norm": optax.tree.norm(gradients),
-        }
 
-    def update_actor(state: TrainState, batch: Transition, draws: Draws):
-        noisy = process.forward_noise(schedule, batch.action, draws.k, draws.noise)
-        gradient = q_gradient(state.critic_target, batch, noisy)
-        push = process.at(schedule.noise, draws.k, noisy) * gradient
+def draw(parts: Parts, spec: DataSpec, key: PRNGKeyArray) -> Draws:
+    """The noise of one update."""
+    B, config = parts.config.batch_size, parts.config
+    target_key, k_key, noise_key = jax.random.split(key, 3)
+    return Draws(
+        target=parts.chain.draw(target_key, (B * config.backup_actions,)),
+        k=jax.random.randint(k_key, (B,), 0, config.diffusion_steps),
+        noise=jax.random.normal(noise_key, (B, spec.action_dim)),
+    )
 
-        def predict(params):
-            return actor.apply(params, noisy, draws.k, batch.observation)
 
-        def objective(params):
-            return guided(state.eta, draws.noise, predict(params), push)
+def update_eta(parts: Parts, eta: Array, bc_loss: Array) -> Float[Array, ""]:
+    """The multiplier after the update; it stays where it is not learned."""
+    config = parts.config
+    if config.eta_lr is None:
+        return eta
+    bounds = config.eta_min, config.eta_max
+    return improvement.dual_ascent(
+        eta, config.eta_lr, bc_loss - config.bc_threshold, bounds
+    )
 
-        (loss, (bc_loss, guidance_loss)), gradients = jax.value_and_grad(
-            objective, has_aux=True
-        )(state.actor)
-        params, opt = gradient_step(
-            actor_optimizer, state.actor, state.actor_opt, gradients
-        )
-        eta = state.eta
-        if config.eta_lr is not None:  # by the loss of the new actor on the same noise
-            new_loss = jnp.mean(jnp.square(predict(params) - draws.noise))
-            excess = new_loss - config.bc_threshold
-            bounds = config.eta_min, config.eta_max
-            eta = dual_ascent(eta, config.eta_lr, excess, bounds)
-        state = state._replace(actor=params, actor_opt=opt, eta=eta)
-        return state, {
-            "bc_loss": bc_loss,
-            "guidance_loss": guidance_loss,
-            "actor_loss": loss,
-            "eta": eta,
-            "actor_grad_norm": optax.tree.norm(gradients),
-        }
 
-    def update_step(state: TrainState, batch: Transition, draws: Draws):
-        # The critics come first: the actor follows the new target critics.
-        state, critic_metrics = update_critic(state, batch, draws)
-        state, actor_metrics = update_actor(state, batch, draws)
-        averaging = (state.step % config.ema_every == 0) & (
-            state.step > config.ema_start
-        )
-        averaged = polyak(state.actor_ema, state.actor, 1 - config.ema_decay)
-        actor_ema = select(averaging, averaged, state.actor_ema)
-        state = state._replace(step=state.step + 1, actor_ema=actor_ema)
-        return state, actor_metrics | critic_metrics
+def update_step(
+    parts: Parts, state: TrainState, batch: Transition, draws: Draws
+) -> tuple[TrainState, Metrics]:
+    """The critics come first: the actor follows the new target critics."""
+    config, optimizer = parts.config, parts.critic_optimizer
+    critic, critic_metrics = descend(
+        "critic", optimizer, state.critic, critic_loss, parts, state, batch, draws
+    )
+    critic = follow(critic, Averaging(config.tau))
+    inputs = parts, state.eta, critic.average, batch, draws
+    actor, actor_metrics = descend(
+        "actor", parts.actor_optimizer, state.actor, actor_loss, *inputs
+    )
+    # The cloning loss is that of the actor before its step, as in the authors' code.
+    eta = update_eta(parts, state.eta, actor_metrics["bc_loss"])
+    # The authors count the updates before this one, and start after `ema_start`.
+    rule = Averaging(1 - config.ema_decay, config.ema_start + 1, config.ema_every)
+    actor = follow(actor, rule, count=state.step)
+    new_state = TrainState(state.step + 1, actor, critic, eta)
+    return new_state, {**actor_metrics, **critic_metrics, "eta": eta}
 
-    def policy(state: TrainState) -> Policy:
-        return Policy(state.actor, state.critic_target)
 
-    def act(policy: Policy, carry, observation, key):
-        chain_key, choice_key = jax.random.split(key)
-        repeated = jnp.broadcast_to(observation, (config.candidates, O))
-        draws = reverse.draw_chain(chain_key, acting.draws, (config.candidates, A))
-        actions = sample_action(policy.actor, repeated, draws, acting)
-        q = jnp.mean(critic.apply(policy.critic_target, repeated, actions), axis=0)
-        return actions[choose(choice_key, q, config.temperature)], carry
+def learned(state: TrainState) -> ActorCritic:
+    """What acting needs: the online actor and the target critics."""
+    return ActorCritic(state.actor.params, state.critic.average)
 
-    return Agent(init, sample_batch, draw, update_step, policy, no_carry, act)
+
+def make(config: Config, spec: DataSpec, given: Stages = NOTHING) -> Agent:
+    """Builds the diffusion actor-critic; raises ValueError for bad settings."""
+    del given
+    parts, bind = build(config, spec), functools.partial
+
+    def value(params: Params, observation: Array, action: Array) -> Array:
+        return jnp.mean(parts.critic.apply(params, observation, action), axis=0)
+
+    select = selection.softmax(config.temperature)
+    return Agent(
+        init=bind(init, parts, spec),
+        sample_batch=bind(transitions, batch_size=config.batch_size),
+        draw=bind(draw, parts, spec),
+        update_step=bind(update_step, parts),
+        learned=learned,
+        acting=actors.best_of(config.candidates, parts.actor, value, select),
+    )

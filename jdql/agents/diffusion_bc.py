@@ -2,8 +2,8 @@
 
 | paper (Wang, Hunt & Zhou, ICLR 2023) | here |
 |---|---|
-| eq. 1, the reverse chain as policy pi(a | s) | `samplers.make_sampler` |
-| eq. 2, L_d, the behaviour-cloning loss | `losses.denoising_loss` |
+| eq. 1, the reverse chain as policy pi(a | s) | `actors.diffusion` |
+| eq. 2, L_d, the behaviour-cloning loss | `actor_loss` |
 
 As in the authors' code (`--algo bc`): no averaged actor, no clipping of gradients, and
 one sample when acting, since there is no critic to choose by.
@@ -12,17 +12,19 @@ one sample when acting, since there is no critic to choose by.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from jdql.agents.base import Agent, action_bounds, no_carry
+from jdql.agents import actors
+from jdql.agents.actors import Actor
+from jdql.agents.base import NOTHING, Agent, Metrics, Stages, acts
 from jdql.data.sampling import transitions
-from jdql.diffusion import constraints, losses, reverse, samplers, schedules
-from jdql.networks.mlp import NoiseNetwork
-from jdql.optim import adam, gradient_step
+from jdql.diffusion import losses, schedules
+from jdql.optim import Model, adam, descend, start
 from jdql.types import Array, DataSpec, Float, Int, Params, PRNGKeyArray, Transition
 
 
@@ -31,6 +33,7 @@ class Config:
     """Settings; defaults are the authors'."""
 
     lr: float = 3e-4
+    decay_steps: int | None = None  # the rate falls to 0 as half a cosine; None: stays
     grad_norm: float | None = None  # the authors do not clip
     batch_size: int = 256
     # diffusion
@@ -45,13 +48,17 @@ class Config:
     sampler: str = "ancestral"
     sample_steps: int | None = None  # None: diffusion_steps
 
+    def tiny(self) -> Config:
+        """The same system at the size of a toy."""
+        small = dataclasses.replace(self, batch_size=32, hidden=(32, 32), step_dim=8)
+        return dataclasses.replace(small, diffusion_steps=5, lr=2e-3)
+
 
 class TrainState(NamedTuple):
     """Arrays only; every field is stacked over seeds by the runtime."""
 
     step: Int[Array, ""]
-    actor: Params
-    actor_opt: optax.OptState
+    actor: Model
 
 
 class Draws(NamedTuple):
@@ -61,69 +68,86 @@ class Draws(NamedTuple):
     noise: Float[Array, "B A"]
 
 
-def make(config: Config, spec: DataSpec) -> Agent:
-    """Builds diffusion behaviour cloning.
+class Behaviour(NamedTuple):
+    """What a later stage may do with the cloned behaviour; `learned` is its parameters.
 
-    Args:
-      config: settings.
-      spec: sizes and action bounds of the data.
-
-    Returns:
-      The agent.
-
-    Raises:
-      ValueError: for settings out of range.
+    Attributes:
+      schedule: of the diffusion.
+      actor: pure functions of `learned`.
     """
-    O, A, B = spec.observation_dim, spec.action_dim, config.batch_size
-    K = config.diffusion_steps
-    schedule = schedules.make_schedule(config.schedule, K)
-    sampler = samplers.make_sampler(
-        schedule,
-        config.sampler,
-        config.sample_steps,
-        variance=config.variance,
-        constraint=constraints.clip_to(*action_bounds(spec)),
-        unroll=config.unroll,
+
+    schedule: schedules.Schedule
+    actor: Actor
+
+
+class Parts(NamedTuple):
+    """What the functions below share."""
+
+    config: Config
+    schedule: schedules.Schedule  # of the K diffusion steps
+    actor: Actor
+    optimizer: optax.GradientTransformation
+
+
+def build(config: Config, spec: DataSpec) -> Parts:
+    """The parts of a system; raises ValueError for settings out of range."""
+    schedule = schedules.make_schedule(config.schedule, config.diffusion_steps)
+    actor = actors.noise_mlp(config, spec, schedule)
+    optimizer = adam(config.lr, config.grad_norm, config.decay_steps)
+    return Parts(config, schedule, actor, optimizer)
+
+
+def actor_loss(
+    params: Params, parts: Parts, batch: Transition, draws: Draws
+) -> tuple[Float[Array, ""], Metrics]:
+    """Eq. 2: predict the noise in the data's actions."""
+    predict = parts.actor.predict(params, batch.observation)
+    bc_loss = losses.denoising_loss(
+        parts.schedule, predict, batch.action, draws.k, draws.noise
     )
-    actor = NoiseNetwork(A, config.hidden, config.step_dim)
-    optimizer = adam(config.lr, config.grad_norm)
+    return bc_loss, {"bc_loss": bc_loss}
 
-    def objective(params: Params, batch: Transition, draws: Draws):
-        def predict(x_k, k):
-            return actor.apply(params, x_k, k, batch.observation)
 
-        return losses.denoising_loss(
-            schedule, predict, batch.action, draws.k, draws.noise
-        )
+def init(parts: Parts, key: PRNGKeyArray) -> TrainState:
+    """A fresh network."""
+    actor = start(parts.actor.init(key), parts.optimizer)
+    return TrainState(jnp.zeros((), jnp.int32), actor)
 
-    def init(key: PRNGKeyArray) -> TrainState:
-        params = actor.init(
-            key, jnp.zeros((1, A)), jnp.zeros((), int), jnp.zeros((1, O))
-        )
-        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
-    def sample_batch(key, dataset) -> Transition:
-        return transitions(key, dataset, B)
+def draw(parts: Parts, spec: DataSpec, key: PRNGKeyArray) -> Draws:
+    """The noise of one update."""
+    k_key, noise_key = jax.random.split(key)
+    B, K = parts.config.batch_size, parts.config.diffusion_steps
+    return Draws(
+        k=jax.random.randint(k_key, (B,), 0, K),
+        noise=jax.random.normal(noise_key, (B, spec.action_dim)),
+    )
 
-    def draw(key: PRNGKeyArray) -> Draws:
-        k_key, noise_key = jax.random.split(key)
-        k = jax.random.randint(k_key, (B,), 0, K)
-        return Draws(k, jax.random.normal(noise_key, (B, A)))
 
-    def update_step(state: TrainState, batch: Transition, draws: Draws):
-        bc_loss, gradients = jax.value_and_grad(objective)(state.actor, batch, draws)
-        params, opt = gradient_step(optimizer, state.actor, state.actor_opt, gradients)
-        metrics = {"bc_loss": bc_loss, "actor_grad_norm": optax.tree.norm(gradients)}
-        return TrainState(state.step + 1, params, opt), metrics
+def update_step(
+    parts: Parts, state: TrainState, batch: Transition, draws: Draws
+) -> tuple[TrainState, Metrics]:
+    """One step down the cloning loss."""
+    inputs = parts, batch, draws
+    actor, metrics = descend("actor", parts.optimizer, state.actor, actor_loss, *inputs)
+    return TrainState(state.step + 1, actor), metrics
 
-    def policy(state: TrainState) -> Params:
-        return state.actor
 
-    def act(policy: Params, carry, observation, key):
-        def predict(x_k, k):
-            return actor.apply(policy, x_k, k, observation[None])
+def learned(state: TrainState) -> Params:
+    """The actor's parameters."""
+    return state.actor.params
 
-        draws = reverse.draw_chain(key, sampler.draws, (1, A))
-        return sampler.sample(predict, draws)[0], carry
 
-    return Agent(init, sample_batch, draw, update_step, policy, no_carry, act)
+def make(config: Config, spec: DataSpec, given: Stages = NOTHING) -> Agent:
+    """Builds diffusion cloning; raises ValueError for settings out of range."""
+    del given
+    parts, bind = build(config, spec), functools.partial
+    return Agent(
+        init=bind(init, parts),
+        sample_batch=bind(transitions, batch_size=config.batch_size),
+        draw=bind(draw, parts, spec),
+        update_step=bind(update_step, parts),
+        learned=learned,
+        acting=acts(parts.actor.propose),
+        model=Behaviour(parts.schedule, parts.actor),
+    )

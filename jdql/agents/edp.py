@@ -3,27 +3,25 @@
 | paper | here |
 |---|---|
 | L_d and the action approximation | `approximation.approximate` |
-| TD3: L = L_d - eta E Q / E abs(Q) | `improvement.self_normalised_q_loss` |
-| CRR and IQL: L = L_d - E w log pi(a | s) | `improvement.weighted_likelihood_loss` |
-| the weights w | `weights.crr_weight`, `weights.awr_weight` |
-| the likelihood of a chain, by its approximation or its bound | `approximation` |
-| Q of TD3 and CRR: double Q-learning | `targets.critic_loss` |
-| V and Q of IQL | `expectile.value_loss`, `targets.critic_loss` |
-| energy-based action selection | `resampling.choose` |
+| TD3: L = L_d - eta E Q / E abs(Q) | `td3` |
+| CRR and IQL: L = L_d - E w log pi(a | s) | `crr`, `iql` |
+| log pi, by the approximation or by the chain's bound | `approximation` |
+| Q of TD3 and CRR: double Q-learning | `double_q` |
+| V and Q of IQL | `expectile.implicit_q` |
+| energy-based action selection | `selection.softmax` |
 
 Diffusion-QL improves its policy through the whole chain.  EDP takes the estimate of the
 clean action that the noise network gives anyway when it is trained, so that one call of
 the network serves cloning and improvement, however many diffusion steps there are.
 
-The price is bias: at high noise the estimate is the mean of the actions that the noisy
-one may come from.  With data at +-1 and a perfect network, two thirds of the estimates
-lie within +-0.5 (with vp and 100 steps, half), where there are no data, and the critic
-is asked there.  `k_max` keeps improvement to the diffusion steps below it.
+The price is bias: at high noise the estimate is a mean of the actions that the noisy
+one may come from, often where there are no data (at +-1, with vp and 100 steps, half of
+them lie within +-0.5), and the critic is asked there.  `k_max` keeps improvement to the
+diffusion steps below it.
 
-The defaults are the authors' for their DPM-Solver: 1000 diffusion steps, and 15 network
-calls for an action, in targets and in the environment.  Their program without that flag
-has 100 steps and the full chain: diffusion_steps 100, sampler ancestral, sample_steps
-None (`--config=edp:ancestral`).
+The defaults are the authors' for their DPM-Solver: 1000 diffusion steps, 15 network
+calls for an action, in targets too.  Their program without that flag has 100 steps and
+the full chain: `--config=edp:ancestral`.
 """
 
 from __future__ import annotations
@@ -31,30 +29,21 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from jdql.agents.base import Agent, Metrics, action_bounds, no_carry
+from jdql.agents import actors, base, critics
+from jdql.agents.base import Agent, Metrics
+from jdql.checks import at_least, one_of
 from jdql.data.sampling import transitions
-from jdql.diffusion import approximation, constraints, reverse, samplers, schedules
-from jdql.networks.mlp import MLP, Critic, NoiseNetwork, value_function
-from jdql.optim import adam, gradient_step, polyak, select
-from jdql.rl import improvement, weights
-from jdql.rl.expectile import value_loss
-from jdql.rl.resampling import choose
-from jdql.rl.targets import clipped_double_q, critic_loss, max_q_backup, td_target
-from jdql.types import (
-    Array,
-    DataSpec,
-    Float,
-    Int,
-    Params,
-    PRNGKeyArray,
-    Transition,
-)
+from jdql.diffusion import approximation, reverse, schedules
+from jdql.networks.mlp import MLP, Critic, member_q, value_function
+from jdql.optim import Averaging, Model, adam, descend, follow, per_member, start
+from jdql.rl import expectile, improvement, selection, weights
+from jdql.types import Array, DataSpec, Float, Int, Params, PRNGKeyArray, Transition
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,313 +96,203 @@ class Config:
     candidates: int = 50
     temperature: float = 1.0  # of the softmax over Q; 0 takes the best candidate
 
+    def tiny(self) -> Config:
+        """The same system at the size of a toy."""
+        small = dataclasses.replace(self, batch_size=32, hidden=(32, 32), step_dim=8)
+        short = dataclasses.replace(small, diffusion_steps=5, sample_steps=3)
+        few = dataclasses.replace(short, backup_actions=2, crr_actions=3, candidates=4)
+        quick = dataclasses.replace(few, lr=2e-3, critic_lr=2e-3, schedule="vp")
+        return dataclasses.replace(quick, ema_every=2, ema_start=2)
+
 
 class TrainState(NamedTuple):
-    """Arrays only; every field is stacked over seeds by the runtime.
-
-    `value` and its optimiser belong to IQL and are empty otherwise.
-    """
+    """Arrays only; every field is stacked over seeds by the runtime."""
 
     step: Int[Array, ""]
-    actor: Params
-    actor_ema: Params
-    actor_opt: optax.OptState
-    critic: Params
-    critic_target: Params
-    critic_opt: optax.OptState
-    value: Params
-    value_opt: optax.OptState
-
-
-class Policy(NamedTuple):
-    """What acting needs: the online actor and the online critic."""
-
-    actor: Params
-    critic: Params
+    actor: Model  # its average acts in the targets of td3 and crr
+    critic: Model  # its average is the target critic
+    value: Model  # V of iql; no parameters otherwise
 
 
 class Draws(NamedTuple):
-    """The noise of one update.
+    """The noise of one update."""
 
-    Attributes:
-      target: chain of the next actions, over B (with max-Q backup, over 10 B) rows; no
-        rows for IQL, which samples none.
-      k: `[B]` diffusion steps of the actor's loss.
-      noise: `[B, A]` its noise.
-      coin: uniform in [0, 1); td3 raises Q_1 above one half, else Q_2.
-      around: `[N, B, A]` noise of the actions of CRR's baseline; N is 0 otherwise.
-    """
-
-    target: reverse.ChainDraws
-    k: Int[Array, " B"]
-    noise: Float[Array, "B A"]
-    coin: Float[Array, ""]
-    around: Float[Array, "N B A"]
-
-
-# The loss of an improvement rule: (state, batch, a0_hat [B, A], log pi [B], draws) ->
-# scalar.  The state's critics are those before the update, its V the one after.
-Rule = Callable[[TrainState, Transition, Array, Array, Draws], Array]
+    target: reverse.ChainDraws  # of B next actions, 10 B with max-Q backup, 0 for iql
+    k: Int[Array, " B"]  # diffusion steps of the actor's loss
+    noise: Float[Array, "B A"]  # of the actor's loss
+    coin: Float[Array, ""]  # uniform; td3 raises Q_1 above one half, else Q_2
+    baseline: Float[Array, "N B A"]  # of the actions of crr's baseline, else N = 0
 
 
 class Parts(NamedTuple):
-    """The networks, the policy and its loss.
+    """What the functions below share."""
 
-    Attributes:
-      actor: noise network.
-      critic: the twin critic.
-      value: the network of V.
-      value_of: `(params of V, observation [B, O]) -> [B]`.
-      sampler: of targets and of acting.
-      sample_action: `(actor params, observation [B, O], draws) -> action [B, A]`.
-      actor_loss: `(actor params, state, batch, draws) -> (loss, (cloning, rule))`.
-    """
-
-    actor: NoiseNetwork
-    critic: Critic
+    config: Config
+    guide_loss: Callable[..., Array]  # (parts, state, batch, a0_hat, log pi, draws)
+    critic_loss: Callable[..., Any]  # (params, parts, state, batch, draws)
+    schedule: schedules.Schedule  # of the K diffusion steps
+    likelihood: approximation.Likelihood  # of crr and iql
+    share: Callable[[Array], Any]  # weight of each diffusion step in the improvement
+    actor: actors.Actor
+    critic: Critic  # of two members
+    smaller_q: Callable[[Params, Array, Array], Array]
     value: MLP
-    value_of: Callable[[Params, Array], Array]
-    sampler: samplers.Sampler
-    sample_action: Callable[[Params, Array, reverse.ChainDraws], Array]
-    actor_loss: Callable[..., tuple[Array, tuple[Array, Array]]]
+    implicit_q: expectile.ImplicitQ  # the losses of iql's critics
+    actor_optimizer: optax.GradientTransformation
+    critic_optimizer: optax.GradientTransformation  # of V, and of each critic alone
 
 
-def improvement_rule(config: Config, critic: Critic, value_of: Callable) -> Rule:
-    """The rule called `config.rule`; raises ValueError where there is none."""
-    one_head = Critic(config.hidden, members=1)
-
-    def data_q(params, batch):
-        return clipped_double_q(critic.apply(params, batch.observation, batch.action))
-
-    def td3(state, batch, action, score, draws):
-        head = jnp.where(draws.coin > 0.5, 0, 1)
-        params = jax.tree.map(lambda leaf: leaf[head][None], state.critic)
-        q = one_head.apply(params, batch.observation, action)[0]
-        share = shares(config, draws.k)
-        return config.eta * improvement.self_normalised_q_loss(q, share)
-
-    def crr(state, batch, action, score, draws):
-        actions = jax.lax.stop_gradient(action) + draws.around
-        shape = (*actions.shape[:-1], batch.observation.shape[-1])
-        observation = jnp.broadcast_to(batch.observation, shape)
-        sampled = jnp.min(critic.apply(state.critic, observation, actions), axis=0)
-        q, beta = data_q(state.critic, batch), config.crr_temperature
-        weight = weights.crr_weight(q, sampled, beta, config.crr_max_weight)
-        return improvement.weighted_likelihood_loss(score, weight)
-
-    def iql(state, batch, action, score, draws):
-        q = data_q(state.critic_target, batch)
-        v = value_of(state.value, batch.observation)
-        weight = weights.awr_weight(q, v, config.inverse_temperature, config.max_weight)
-        return improvement.weighted_likelihood_loss(score, weight)
-
-    rules: dict[str, Rule] = {"td3": td3, "crr": crr, "iql": iql}
-    if config.rule not in rules:
-        raise ValueError(f"rule must be one of {sorted(rules)}, got {config.rule!r}")
-    return rules[config.rule]
+def td3(parts: Parts, state: TrainState, batch: Transition, estimate, log_pi, draws):
+    """-E Q / E abs(Q) at the approximated action, for one of the critics."""
+    member = jnp.where(draws.coin > 0.5, 0, 1)
+    critic, params = parts.critic, state.critic.params
+    q = member_q(critic, params, member, batch.observation, estimate)
+    loss = improvement.self_normalised_q_loss(q, parts.share(draws.k))
+    return parts.config.eta * loss
 
 
-def shares(config: Config, k: Int[Array, " B"]) -> float | Float[Array, " B"]:
-    """Weight of each sample in the improvement: of mean 1, and 0 from `k_max` on."""
-    K, k_max = config.diffusion_steps, config.k_max
-    return 1.0 if k_max is None else jnp.where(k < k_max, K / k_max, 0.0)
+def crr(parts: Parts, state: TrainState, batch: Transition, estimate, log_pi, draws):
+    """-E w log pi(a | s), w by the advantage over actions near the approximated one."""
+    config, actions = parts.config, jax.lax.stop_gradient(estimate) + draws.baseline
+    q, baseline = weights.values(parts.smaller_q, state.critic.params, batch, actions)
+    beta, largest = config.crr_temperature, config.crr_max_weight
+    weight = weights.crr_weight(q, baseline, beta, largest)
+    return improvement.weighted_likelihood_loss(log_pi, weight)
 
 
-def check(config: Config) -> None:
-    """Raises ValueError for a setting out of range."""
-    K, k_max = config.diffusion_steps, config.k_max
-    if k_max is not None and not 1 <= k_max <= K:
-        raise ValueError(f"k_max must be within 1..diffusion_steps ({K}), got {k_max}")
-    if config.rule == "crr" and config.crr_actions < 1:
-        raise ValueError(f"crr_actions must be at least 1, got {config.crr_actions}")
+def iql(parts: Parts, state: TrainState, batch: Transition, estimate, log_pi, draws):
+    """-E w log pi(a | s), w by the advantage Q - V of IQL's critics."""
+    q = parts.smaller_q(state.critic.average, batch.observation, batch.action)
+    v = value_function(parts.value)(state.value.params, batch.observation)
+    scale, largest = parts.config.inverse_temperature, parts.config.max_weight
+    weight = weights.awr_weight(q, v, scale, largest)
+    return improvement.weighted_likelihood_loss(log_pi, weight)
+
+
+def double_q(params: Params, parts: Parts, state: TrainState, batch: Transition, draws):
+    """Both critics regress to r + gamma min_i Q'_i(s', a')."""
+    actor, gamma = parts.actor, parts.config.discount
+    return critics.double_q_loss(
+        params, parts.critic, actor, state, batch, draws.target, gamma
+    )
+
+
+def iql_q(params: Params, parts: Parts, state: TrainState, batch: Transition, draws):
+    """Both critics regress to r + gamma V(s')."""
+    return parts.implicit_q.critic_loss(params, state.value.params, batch)
+
+
+# How the policy improves, and what the critics learn.
+RULES = {"td3": (td3, double_q), "crr": (crr, double_q), "iql": (iql, iql_q)}
 
 
 def build(config: Config, spec: DataSpec) -> Parts:
-    """The parts that `make` puts together; raises ValueError for bad settings."""
-    check(config)
+    """The parts of a system; raises ValueError for settings out of range."""
+    at_least("crr_actions", config.crr_actions)
     schedule = schedules.make_schedule(config.schedule, config.diffusion_steps)
-    to_bounds = constraints.clip_to(*action_bounds(spec))
-    sampler = samplers.make_sampler(
-        schedule,
-        config.sampler,
-        config.sample_steps,
-        variance=config.variance,
-        constraint=to_bounds,
-        unroll=config.unroll,
-    )
-    actor = NoiseNetwork(spec.action_dim, config.hidden, config.step_dim)
     critic, value = Critic(config.hidden), MLP(config.hidden, 1)
     value_of = value_function(value)
-    likelihood = approximation.likelihood(config.likelihood)
-
-    def sample_action(params, observation, draws):
-        return sampler.sample(
-            lambda x_k, k: actor.apply(params, x_k, k, observation), draws
-        )
-
-    rule = improvement_rule(config, critic, value_of)
-
-    def actor_loss(params, state: TrainState, batch: Transition, draws: Draws):
-        estimate, error = approximation.approximate(
-            schedule,
-            lambda x_k, k: actor.apply(params, x_k, k, batch.observation),
-            batch.action,
-            draws.k,
-            draws.noise,
-            to_bounds,
-        )
-        score = likelihood(schedule, batch.action, estimate, error, draws.k)
-        score = shares(config, draws.k) * score
-        guide_loss = rule(state, batch, estimate, score, draws)
-        bc_loss = jnp.mean(error)
-        loss = config.bc_weight * bc_loss + config.guide_weight * guide_loss
-        return loss, (bc_loss, guide_loss)
-
-    return Parts(actor, critic, value, value_of, sampler, sample_action, actor_loss)
+    return Parts(
+        config,
+        *one_of("rule", config.rule, RULES),
+        schedule,
+        approximation.likelihood(config.likelihood),
+        approximation.shares(config.diffusion_steps, config.k_max),
+        actors.noise_mlp(config, spec, schedule),
+        critic,
+        critics.smaller_q(critic),
+        value,
+        expectile.implicit_q(critic.apply, value_of, config.expectile, config.discount),
+        adam(config.lr, config.grad_norm),
+        adam(config.critic_lr, config.grad_norm),
+    )
 
 
-def make(config: Config, spec: DataSpec) -> Agent:
-    """Builds EDP.
+def actor_loss(
+    params: Params, parts: Parts, state: TrainState, batch: Transition, draws: Draws
+) -> tuple[Float[Array, ""], Metrics]:
+    """L_d and the rule's loss, from one call of the noise network."""
+    config, schedule = parts.config, parts.schedule
+    predict = parts.actor.predict(params, batch.observation)
+    estimate, error = approximation.approximate(
+        schedule, predict, batch.action, draws.k, draws.noise, parts.actor.to_bounds
+    )
+    bc_loss = jnp.mean(error)
+    log_pi = parts.likelihood(schedule, batch.action, estimate, error, draws.k)
+    log_pi = parts.share(draws.k) * log_pi
+    guide_loss = parts.guide_loss(parts, state, batch, estimate, log_pi, draws)
+    metrics = {"bc_loss": bc_loss, "guide_loss": guide_loss}
+    return config.bc_weight * bc_loss + config.guide_weight * guide_loss, metrics
 
-    Args:
-      config: settings.
-      spec: sizes and action bounds of the data.
 
-    Returns:
-      The agent.
+def init(parts: Parts, spec: DataSpec, key: PRNGKeyArray) -> TrainState:
+    """Fresh networks; the averages are their copies."""
+    actor_key, critic_key, value_key = jax.random.split(key, 3)
+    critic = parts.critic.init(critic_key, *base.blank(spec))
+    value = parts.value.init(value_key, base.blank(spec)[0])
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        actor=start(parts.actor.init(actor_key), parts.actor_optimizer, averaged=True),
+        critic=start(critic, per_member(parts.critic_optimizer), averaged=True),
+        value=start(
+            value if parts.config.rule == "iql" else {}, parts.critic_optimizer
+        ),
+    )
 
-    Raises:
-      ValueError: for settings out of range.
-    """
-    O, A, B = spec.observation_dim, spec.action_dim, config.batch_size
-    N = config.backup_actions if config.max_q_backup else 1
-    parts = build(config, spec)
-    actor, critic, learns_value = parts.actor, parts.critic, config.rule == "iql"
-    chain_rows = 0 if learns_value else B * N
-    around = config.crr_actions if config.rule == "crr" else 0
-    low, high = action_bounds(spec)
-    middle, reach = (high + low) / 2, config.action_limit * (high - low) / 2
-    to_limit = constraints.clip_to(middle - reach, middle + reach)
-    actor_optimizer = adam(config.lr, config.grad_norm)
-    critic_optimizer = adam(config.critic_lr, config.grad_norm)
 
-    def sampled_value(state: TrainState, batch: Transition, draws: Draws):
-        repeated = jnp.repeat(batch.next_observation, N, axis=0)
-        action = parts.sample_action(state.actor_ema, repeated, draws.target)
-        q = critic.apply(state.critic_target, repeated, action)
-        return max_q_backup(q.reshape(2, -1, N)) if N > 1 else clipped_double_q(q)
+def draw(parts: Parts, spec: DataSpec, key: PRNGKeyArray) -> Draws:
+    """The noise of one update."""
+    config, rule, A = parts.config, parts.config.rule, spec.action_dim
+    B, N = config.batch_size, config.backup_actions if config.max_q_backup else 1
+    target_key, k_key, noise_key, coin_key, baseline_key = jax.random.split(key, 5)
+    others = config.crr_actions if rule == "crr" else 0
+    return Draws(
+        target=parts.actor.draw(target_key, (0 if rule == "iql" else B * N,)),
+        k=jax.random.randint(k_key, (B,), 0, config.diffusion_steps),
+        noise=jax.random.normal(noise_key, (B, A)),
+        coin=jax.random.uniform(coin_key),
+        baseline=jax.random.normal(baseline_key, (others, B, A)),
+    )
 
-    def learned_value(state: TrainState, batch: Transition, draws: Draws):
-        return parts.value_of(state.value, batch.next_observation)
 
-    def fit_value(state: TrainState, batch: Transition):
-        q = critic.apply(state.critic_target, batch.observation, batch.action)
+def update_step(
+    parts: Parts, state: TrainState, batch: Transition, draws: Draws
+) -> tuple[TrainState, Metrics]:
+    """The authors' order: V, then critics and actor, both judged by the old critics."""
+    config, optimizer = parts.config, parts.critic_optimizer
+    value_metrics: Metrics = {}
+    if parts.critic_loss is iql_q:
+        inputs = parts.implicit_q.value_loss, state.critic.average, batch
+        value, value_metrics = descend("value", optimizer, state.value, *inputs)
+        state = state._replace(value=value)
+    each, loss = per_member(optimizer), parts.critic_loss
+    critic, critic_metrics = descend(
+        "critic", each, state.critic, loss, parts, state, batch, draws
+    )
+    optimizer = parts.actor_optimizer
+    actor, actor_metrics = descend(
+        "actor", optimizer, state.actor, actor_loss, parts, state, batch, draws
+    )
+    # The authors count the update that is being made, and start after `ema_start`.
+    rule = Averaging(1 - config.ema_decay, config.ema_start + 1, config.ema_every)
+    actor = follow(actor, rule, count=state.step + 1)
+    critic = follow(critic, Averaging(config.tau))
+    new_state = TrainState(state.step + 1, actor, critic, state.value)
+    return new_state, {**actor_metrics, **critic_metrics, **value_metrics}
 
-        def objective(params):
-            value = parts.value_of(params, batch.observation)
-            return value_loss(q, value, config.expectile)
 
-        loss, gradients = jax.value_and_grad(objective)(state.value)
-        value, opt = gradient_step(
-            critic_optimizer, state.value, state.value_opt, gradients
-        )
-        return state._replace(value=value, value_opt=opt), {"value_loss": loss}
-
-    def no_value(state: TrainState, batch: Transition):
-        return state, {}
-
-    next_value = learned_value if learns_value else sampled_value
-    update_value = fit_value if learns_value else no_value
-
-    def critic_objective(params, state: TrainState, batch: Transition, draws: Draws):
-        value = next_value(state, batch, draws)
-        target = td_target(batch.reward, batch.discount, value, config.discount)
-        q = critic.apply(params, batch.observation, batch.action)
-        return critic_loss(q, jax.lax.stop_gradient(target)), jnp.mean(q)
-
-    def init(key: PRNGKeyArray) -> TrainState:
-        actor_key, critic_key, value_key = jax.random.split(key, 3)
-        observation, action = jnp.zeros((1, O)), jnp.zeros((1, A))
-        actor_params = actor.init(actor_key, action, jnp.zeros((), int), observation)
-        critic_params = critic.init(critic_key, observation, action)
-        value = parts.value.init(value_key, observation) if learns_value else {}
-        return TrainState(
-            step=jnp.zeros((), jnp.int32),
-            actor=actor_params,
-            actor_ema=actor_params,
-            actor_opt=actor_optimizer.init(actor_params),
-            critic=critic_params,
-            critic_target=critic_params,
-            critic_opt=jax.vmap(critic_optimizer.init)(critic_params),
-            value=value,
-            value_opt=critic_optimizer.init(value) if learns_value else (),
-        )
-
-    def sample_batch(key, dataset) -> Transition:
-        batch = transitions(key, dataset, B)
-        return batch._replace(action=to_limit(batch.action))
-
-    def draw(key: PRNGKeyArray) -> Draws:
-        target_key, k_key, noise_key, coin_key, around_key = jax.random.split(key, 5)
-        return Draws(
-            target=reverse.draw_chain(target_key, parts.sampler.draws, (chain_rows, A)),
-            k=jax.random.randint(k_key, (B,), 0, config.diffusion_steps),
-            noise=jax.random.normal(noise_key, (B, A)),
-            coin=jax.random.uniform(coin_key),
-            around=jax.random.normal(around_key, (around, B, A)),
-        )
-
-    def update_step(state: TrainState, batch: Transition, draws: Draws):
-        # The authors' order: V first, then actor and critics, both judged by the
-        # critics from before the update.
-        state, value_metrics = update_value(state, batch)
-        (critic_value, q_mean), critic_gradients = jax.value_and_grad(
-            critic_objective, has_aux=True
-        )(state.critic, state, batch, draws)
-        (actor_value, (bc_loss, guide_loss)), actor_gradients = jax.value_and_grad(
-            parts.actor_loss, has_aux=True
-        )(state.actor, state, batch, draws)
-        actor_params, actor_opt = gradient_step(
-            actor_optimizer, state.actor, state.actor_opt, actor_gradients
-        )
-        # Mapped over the two critics: each clips its own gradient.
-        critic_params, critic_opt = jax.vmap(
-            functools.partial(gradient_step, critic_optimizer)
-        )(state.critic, state.critic_opt, critic_gradients)
-        updates = state.step + 1
-        averaging = (updates % config.ema_every == 0) & (updates > config.ema_start)
-        averaged = polyak(state.actor_ema, actor_params, 1 - config.ema_decay)
-        new_state = state._replace(
-            step=updates,
-            actor=actor_params,
-            actor_ema=select(averaging, averaged, state.actor_ema),
-            actor_opt=actor_opt,
-            critic=critic_params,
-            critic_target=polyak(state.critic_target, critic_params, config.tau),
-            critic_opt=critic_opt,
-        )
-        metrics: Metrics = {
-            "bc_loss": bc_loss,
-            "guide_loss": guide_loss,
-            "actor_loss": actor_value,
-            "critic_loss": critic_value,
-            "q_mean": q_mean,
-            "actor_grad_norm": optax.tree.norm(actor_gradients),
-            "critic_grad_norm": optax.tree.norm(critic_gradients),
-            **value_metrics,
-        }
-        return new_state, metrics
-
-    def policy(state: TrainState) -> Policy:
-        return Policy(state.actor, state.critic)
-
-    def act(policy: Policy, carry, observation, key):
-        chain_key, choice_key = jax.random.split(key)
-        repeated = jnp.broadcast_to(observation, (config.candidates, O))
-        shape = (config.candidates, A)
-        draws = reverse.draw_chain(chain_key, parts.sampler.draws, shape)
-        actions = parts.sample_action(policy.actor, repeated, draws)
-        q = clipped_double_q(critic.apply(policy.critic, repeated, actions))
-        return actions[choose(choice_key, q, config.temperature)], carry
-
-    return Agent(init, sample_batch, draw, update_step, policy, no_carry, act)
+def make(config: Config, spec: DataSpec, given: base.Stages = base.NOTHING) -> Agent:
+    """Builds EDP; raises ValueError for settings out of range."""
+    del given
+    parts, bind = build(config, spec), functools.partial
+    sample = bind(transitions, batch_size=config.batch_size)
+    select = selection.softmax(config.temperature)
+    return Agent(
+        init=bind(init, parts, spec),
+        sample_batch=actors.off_bounds(sample, spec, config.action_limit),
+        draw=bind(draw, parts, spec),
+        update_step=bind(update_step, parts),
+        # Acting takes the online networks.
+        learned=lambda s: actors.ActorCritic(s.actor.params, s.critic.params),
+        acting=actors.best_of(config.candidates, parts.actor, parts.smaller_q, select),
+    )

@@ -6,9 +6,9 @@ never sees a value, and no gradient goes through its integration.
 | paper | here |
 |---|---|
 | L_Flow, behaviour cloning by flow matching | `flow.flow_loss` |
-| mu_theta(s, z), the flow integrated by Euler's method | `flow.euler` |
-| L_Distill, alpha E (mu_omega(s, z) - mu_theta(s, z))^2 | `actor_objective` |
-| L_Q, the critics' loss | `chunks.chunk_critic_loss` of `chunks.chunk_target` |
+| mu_theta(s, z), the flow integrated by Euler's method | `actors.flowing` |
+| L_Distill, alpha E (mu_omega(s, z) - mu_theta(s, z))^2 | `actor_loss` |
+| L_Q, the critics' loss | `critic_loss` |
 | chunks of h actions (QC-FQL; Li, Zhou & Levine 2025) | `chunks`, `sampling.chunks` |
 
 With `chunk` = h > 1 an action is a chunk of h, flattened, and the target a return of h
@@ -18,23 +18,29 @@ cloning loss counts the steps before the end only, and the critic does not learn
 without looking, then plans anew.
 
 The defaults are those of the authors' code: targets take the mean of the critics, not
-the smallest, and all parameters move at once, each by the gradient at the old ones.
+the smallest; all parameters move at once, each by the gradient at the old ones; and the
+target critics follow the critics from before the update.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from jdql.agents.base import Agent, action_bounds
+from jdql.agents import actors
+from jdql.agents.actors import Actor
+from jdql.agents.base import NOTHING, Agent, Metrics, Stages, acts, blank
+from jdql.checks import at_least
 from jdql.data import sampling
-from jdql.diffusion import constraints, flow, losses
-from jdql.networks.mlp import OneStepActor, VelocityNetwork, gelu_critic
-from jdql.optim import adam, gradient_step, polyak
+from jdql.diffusion import flow
+from jdql.networks.mlp import Critic, OneStepActor, VelocityNetwork, gelu_critic
+from jdql.optim import Averaging, Model, adam, descend, follow, start
 from jdql.rl import chunks, ensembles
 from jdql.rl.improvement import self_normalised_q_loss
 from jdql.types import Array, Chunk, DataSpec, Float, Int, Params, PRNGKeyArray
@@ -51,6 +57,7 @@ class Config:
     lr: float = 3e-4  # flow and student
     critic_lr: float = 3e-4
     batch_size: int = 256
+    action_limit: float = 1 - 1e-5  # of the data's actions, as a share of the bounds
     discount: float = 0.99
     tau: float = 0.005  # target critic, every update
     # flow
@@ -62,8 +69,14 @@ class Config:
     # networks
     hidden: tuple[int, ...] = (512, 512, 512, 512)
 
+    def tiny(self) -> Config:
+        """The same system at the size of a toy."""
+        small = dataclasses.replace(self, batch_size=32, hidden=(32, 32), flow_steps=5)
+        # A small alpha: the student pays for leaving the behaviour.
+        return dataclasses.replace(small, lr=2e-3, critic_lr=2e-3, alpha=0.1)
 
-class Actor(NamedTuple):
+
+class Policies(NamedTuple):
     """The teacher, a flow that clones the behaviour, and its one-step student."""
 
     flow: Params
@@ -74,27 +87,30 @@ class TrainState(NamedTuple):
     """Arrays only; every field is stacked over seeds by the runtime."""
 
     step: Int[Array, ""]
-    actor: Actor
-    actor_opt: optax.OptState
-    critic: Params
-    critic_target: Params
-    critic_opt: optax.OptState
+    actor: Model  # of `Policies`
+    critic: Model  # its average is the target critic
 
 
 class Draws(NamedTuple):
-    """The noise of one update; D = h A numbers make a chunk.
+    """The noise of one update; D = h A numbers make a chunk."""
 
-    Attributes:
-      next_noise: `[B, D]` of the next actions.
-      time: `[B]` uniform times of the cloning loss.
-      noise: `[B, D]` its noise.
-      student_noise: `[B, D]`, from which teacher and student act.
-    """
+    next_noise: Float[Array, "B D"]  # of the next actions
+    time: Float[Array, " B"]  # of the cloning loss, uniform
+    noise: Float[Array, "B D"]  # of the cloning loss
+    student_noise: Float[Array, "B D"]  # from which teacher and student act
 
-    next_noise: Float[Array, "B D"]
-    time: Float[Array, " B"]
-    noise: Float[Array, "B D"]
-    student_noise: Float[Array, "B D"]
+
+class Parts(NamedTuple):
+    """What the functions below share."""
+
+    config: Config
+    teacher: Actor
+    student: OneStepActor
+    critic: Critic  # of two members
+    aggregate: Callable[[Array], Array]  # of the critics, in targets
+    raise_q: Callable[[Array], Array]  # the loss of the student's values
+    actor_optimizer: optax.GradientTransformation
+    critic_optimizer: optax.GradientTransformation
 
 
 def q_loss(q: Float[Array, " B"]) -> Float[Array, ""]:
@@ -102,127 +118,141 @@ def q_loss(q: Float[Array, " B"]) -> Float[Array, ""]:
     return -jnp.mean(q)
 
 
-def make(config: Config, spec: DataSpec) -> Agent:
-    """Builds flow Q-learning.
+def build(config: Config, spec: DataSpec) -> Parts:
+    """The parts of a system; raises ValueError for settings out of range."""
+    size = at_least("chunk", config.chunk) * spec.action_dim
+    teacher = actors.flowing(
+        VelocityNetwork(size, config.hidden),
+        spec,
+        config.flow_steps,
+        unroll=config.unroll,
+        length=config.chunk,
+    )
+    return Parts(
+        config,
+        teacher,
+        OneStepActor(size, config.hidden),
+        gelu_critic(config.hidden),
+        ensembles.aggregate(config.q_agg),
+        self_normalised_q_loss if config.normalize_q_loss else q_loss,
+        adam(config.lr),
+        adam(config.critic_lr),
+    )
 
-    Args:
-      config: settings.
-      spec: sizes and action bounds of the data.
 
-    Returns:
-      The agent.
+def act_at_once(
+    parts: Parts,
+    params: Params,
+    observation: Float[Array, "*B O"],
+    noise: Float[Array, "*B D"],
+) -> Float[Array, "*B D"]:
+    """mu_omega(s, z): the student's action, within bounds."""
+    action = parts.student.apply(params, noise, observation)
+    return parts.teacher.to_bounds(action)
 
-    Raises:
-      ValueError: for settings out of range.
-    """
-    O, B, h = spec.observation_dim, config.batch_size, config.chunk
-    D, steps = h * spec.action_dim, flow.check_steps(config.flow_steps)
-    aggregate = ensembles.aggregate(config.q_agg)
-    raise_q = self_normalised_q_loss if config.normalize_q_loss else q_loss
-    low, high = action_bounds(spec)
-    to_bounds = constraints.clip_to(jnp.tile(low, h), jnp.tile(high, h))
-    teacher, student = VelocityNetwork(D, config.hidden), OneStepActor(D, config.hidden)
-    critic = gelu_critic(config.hidden)
-    actor_optimizer, critic_optimizer = adam(config.lr), adam(config.critic_lr)
 
-    def teach(params: Params, observation, noise):
-        def velocity(x_t, time):
-            return teacher.apply(params, x_t, time, observation)
+def critic_loss(
+    params: Params, parts: Parts, state: TrainState, batch: Chunk, draws: Draws
+) -> tuple[Float[Array, ""], Metrics]:
+    """L_Q: r + gamma Q'(s', mu_omega(s', z)), summed over the steps of a chunk."""
+    seen_next, student = batch.next_observation, state.actor.params.student
+    action = act_at_once(parts, student, seen_next, draws.next_noise)
+    value = parts.aggregate(parts.critic.apply(state.critic.average, seen_next, action))
+    q = parts.critic.apply(params, batch.observation, chunks.flat_action(batch))
+    config = parts.config
+    return chunks.chunk_td_loss(q, batch, value, config.discount, config.cut_chunks)
 
-        return to_bounds(flow.euler(velocity, noise, steps, unroll=config.unroll))
 
-    def critic_objective(params: Params, state: TrainState, batch: Chunk, draws: Draws):
-        seen = batch.next_observation
-        action = student.apply(state.actor.student, draws.next_noise, seen)
-        q = critic.apply(state.critic_target, seen, to_bounds(action))
-        target = chunks.chunk_target(batch, aggregate(q), config.discount)
-        q = critic.apply(params, batch.observation, chunks.flat_action(batch))
-        weight = chunks.critic_weight(batch, config.cut_chunks)
-        return chunks.chunk_critic_loss(q, target, weight), (jnp.mean(q), weight)
+def actor_loss(
+    params: Policies, parts: Parts, state: TrainState, batch: Chunk, draws: Draws
+) -> tuple[Float[Array, ""], Metrics]:
+    """L_Flow + alpha L_Distill - Q of the student's action."""
+    seen, noise = batch.observation, draws.student_noise
+    # L_Flow: the teacher clones the data's actions.
+    bc_loss = flow.flow_loss(
+        parts.teacher.predict(params.flow, seen),
+        chunks.flat_action(batch),
+        draws.time,
+        draws.noise,
+        error=chunks.masked_error(batch),
+    )
+    # L_Distill: the student does in one step what the teacher does in many; the teacher
+    # is not moved by it.
+    taught = parts.teacher.sample(jax.lax.stop_gradient(params.flow), seen, noise)
+    action = parts.student.apply(params.student, noise, seen)
+    distill_loss = jnp.mean(jnp.square(action - taught))
+    # The student raises Q, the mean of the critics from before the update.
+    bounded = parts.teacher.to_bounds(action)
+    q = parts.critic.apply(state.critic.params, seen, bounded)
+    value_loss = parts.raise_q(jnp.mean(q, axis=0))
+    metrics = {"bc_loss": bc_loss, "distill_loss": distill_loss, "q_loss": value_loss}
+    return bc_loss + parts.config.alpha * distill_loss + value_loss, metrics
 
-    def actor_objective(actor: Actor, state: TrainState, batch: Chunk, draws: Draws):
-        seen, mask = batch.observation, chunks.action_mask(batch)
-        bc_loss = flow.flow_loss(
-            lambda x_t, time: teacher.apply(actor.flow, x_t, time, seen),
-            chunks.flat_action(batch),
-            draws.time,
-            draws.noise,
-            error=lambda error: losses.squared_error(mask * error),
-        )
-        taught = teach(jax.lax.stop_gradient(actor.flow), seen, draws.student_noise)
-        action = student.apply(actor.student, draws.student_noise, seen)
-        distill_loss = jnp.mean(jnp.square(action - taught))
-        q = critic.apply(state.critic, seen, to_bounds(action))
-        value_loss = raise_q(jnp.mean(q, axis=0))
-        total = bc_loss + config.alpha * distill_loss + value_loss
-        return total, (bc_loss, distill_loss, value_loss)
 
-    def init(key: PRNGKeyArray) -> TrainState:
-        flow_key, student_key, critic_key = jax.random.split(key, 3)
-        observation, action = jnp.zeros((1, O)), jnp.zeros((1, D))
-        actor = Actor(
-            flow=teacher.init(flow_key, action, jnp.zeros(()), observation),
-            student=student.init(student_key, action, observation),
-        )
-        critic_params = critic.init(critic_key, observation, action)
-        return TrainState(
-            step=jnp.zeros((), jnp.int32),
-            actor=actor,
-            actor_opt=actor_optimizer.init(actor),
-            critic=critic_params,
-            critic_target=critic_params,
-            critic_opt=critic_optimizer.init(critic_params),
-        )
+def init(parts: Parts, spec: DataSpec, key: PRNGKeyArray) -> TrainState:
+    """Fresh networks; the target critics are copies."""
+    flow_key, student_key, critic_key = jax.random.split(key, 3)
+    observation, action = blank(spec)
+    action = jnp.tile(action, parts.config.chunk)
+    policies = Policies(
+        flow=parts.teacher.init(flow_key),
+        student=parts.student.init(student_key, action, observation),
+    )
+    critic = parts.critic.init(critic_key, observation, action)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        actor=start(policies, parts.actor_optimizer),
+        critic=start(critic, parts.critic_optimizer, averaged=True),
+    )
 
-    def sample_batch(key, dataset) -> Chunk:
-        return sampling.chunks(key, dataset, B, h)
 
-    def draw(key: PRNGKeyArray) -> Draws:
-        noise_key, time_key = jax.random.split(key)
-        next_noise, noise, student_noise = jax.random.normal(noise_key, (3, B, D))
-        time = jax.random.uniform(time_key, (B,))
-        return Draws(next_noise, time, noise, student_noise)
+def draw(parts: Parts, spec: DataSpec, key: PRNGKeyArray) -> Draws:
+    """The noise of one update."""
+    B, D = parts.config.batch_size, parts.config.chunk * spec.action_dim
+    noise_key, time_key = jax.random.split(key)
+    next_noise, noise, student_noise = jax.random.normal(noise_key, (3, B, D))
+    time = jax.random.uniform(time_key, (B,))
+    return Draws(next_noise, time, noise, student_noise)
 
-    def update_step(state: TrainState, batch: Chunk, draws: Draws):
-        (critic_value, (q_mean, weight)), critic_gradients = jax.value_and_grad(
-            critic_objective, has_aux=True
-        )(state.critic, state, batch, draws)
-        (actor_value, (bc_loss, distill_loss, value_loss)), actor_gradients = (
-            jax.value_and_grad(actor_objective, has_aux=True)
-        )(state.actor, state, batch, draws)
-        critic_params, critic_opt = gradient_step(
-            critic_optimizer, state.critic, state.critic_opt, critic_gradients
-        )
-        actor, actor_opt = gradient_step(
-            actor_optimizer, state.actor, state.actor_opt, actor_gradients
-        )
-        new_state = TrainState(
-            step=state.step + 1,
-            actor=actor,
-            actor_opt=actor_opt,
-            critic=critic_params,
-            critic_target=polyak(state.critic_target, critic_params, config.tau),
-            critic_opt=critic_opt,
-        )
-        metrics = {
-            "bc_loss": bc_loss,
-            "distill_loss": distill_loss,
-            "q_loss": value_loss,
-            "actor_loss": actor_value,
-            "critic_loss": critic_value,
-            "q_mean": q_mean,
-            "chunks_used": jnp.mean(weight),
-            "actor_grad_norm": optax.tree.norm(actor_gradients),
-            "critic_grad_norm": optax.tree.norm(critic_gradients),
-        }
-        return new_state, metrics
 
-    def policy(state: TrainState) -> Params:
-        return state.actor.student
+def update_step(
+    parts: Parts, state: TrainState, batch: Chunk, draws: Draws
+) -> tuple[TrainState, Metrics]:
+    """One step of all networks, each by the gradient at the old parameters."""
+    inputs = parts, state, batch, draws
+    critic, critic_metrics = descend(
+        "critic", parts.critic_optimizer, state.critic, critic_loss, *inputs
+    )
+    actor, actor_metrics = descend(
+        "actor", parts.actor_optimizer, state.actor, actor_loss, *inputs
+    )
+    rule, before = Averaging(parts.config.tau), state.critic.params
+    critic = follow(critic, rule, towards=before)
+    new_state = TrainState(state.step + 1, actor, critic)
+    return new_state, {**actor_metrics, **critic_metrics}
 
-    def plan(params: Params, observation, key):
-        noise = jax.random.normal(key, (1, D))
-        return to_bounds(student.apply(params, noise, observation[None]))[0]
 
-    reset, act = chunks.open_loop(plan, h, spec.action_dim)
-    return Agent(init, sample_batch, draw, update_step, policy, reset, act)
+def learned(state: TrainState) -> Params:
+    """What acting needs: the student."""
+    return state.actor.params.student
+
+
+def make(config: Config, spec: DataSpec, given: Stages = NOTHING) -> Agent:
+    """Builds flow Q-learning; raises ValueError for settings out of range."""
+    del given
+    parts, bind = build(config, spec), functools.partial
+    h = config.chunk
+    sample = bind(sampling.chunks, batch_size=config.batch_size, length=h)
+
+    def plan(learned: Params, observation: Float[Array, " O"], key: PRNGKeyArray):
+        noise = jax.random.normal(key, (1, h * spec.action_dim))
+        return act_at_once(parts, learned, observation[None], noise)
+
+    return Agent(
+        init=bind(init, parts, spec),
+        sample_batch=actors.off_bounds(sample, spec, config.action_limit),
+        draw=bind(draw, parts, spec),
+        update_step=bind(update_step, parts),
+        learned=learned,
+        acting=acts(plan, h),
+    )

@@ -5,11 +5,10 @@ and never sees a value; the critics never see the policy.  They meet when acting
 
 | paper | here |
 |---|---|
-| IQL's expectile loss of V | `expectile.value_loss` |
-| IQL's target of Q, r + gamma V(s') | `targets.td_target`, `targets.critic_loss` |
-| the behaviour policy's denoising loss | `losses.denoising_loss` |
-| the implicit policy, importance weights of its samples | `expectile.implicit` |
-| the greedy policy of the experiments | `expectile.best` |
+| IQL's losses of V and Q | `expectile.implicit_q` |
+| the behaviour policy's denoising loss | `actor_loss` |
+| the implicit policy, importance weights of its samples | `selection.implicit` |
+| the greedy policy of the experiments | `selection.greedy` |
 | LN-ResNet | `resnet.ResidualNoiseNetwork` |
 
 The defaults are those of the authors' code: noise of variance beta_k, each x_k (not
@@ -20,6 +19,7 @@ that acts.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -27,15 +27,16 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jdql.agents.base import Agent, action_bounds, no_carry
+from jdql.agents import actors
+from jdql.agents.actors import Actor, ImplicitPolicy
+from jdql.agents.base import NOTHING, Agent, Metrics, Stages, action_bounds, blank
 from jdql.data.sampling import transitions
-from jdql.diffusion import constraints, losses, reverse, samplers, schedules
+from jdql.diffusion import constraints, losses, samplers, schedules
 from jdql.networks.layers import XavierDense
 from jdql.networks.mlp import MLP, Critic, value_function
 from jdql.networks.resnet import ResidualNoiseNetwork, draw_dropout
-from jdql.optim import adam, adamw, descend, polyak
-from jdql.rl import expectile
-from jdql.rl.targets import clipped_double_q, critic_loss, td_target
+from jdql.optim import Averaging, Model, adam, adamw, descend, follow, start
+from jdql.rl import expectile, selection
 from jdql.types import Array, DataSpec, Float, Int, Params, PRNGKeyArray, Transition
 
 
@@ -71,41 +72,42 @@ class Config:
     candidates: int = 64  # the paper: 128 for locomotion, 32 for AntMaze
     selection: str = "best"  # or "implicit", the policy whose value V is
 
+    def tiny(self) -> Config:
+        """The same system at the size of a toy."""
+        small = dataclasses.replace(self, batch_size=32, hidden=(32, 32), step_dim=8)
+        shallow = dataclasses.replace(small, width=32, blocks=1, candidates=16)
+        return dataclasses.replace(shallow, lr=2e-3, critic_lr=2e-3, actor_tau=0.01)
+
 
 class TrainState(NamedTuple):
     """Arrays only; every field is stacked over seeds by the runtime."""
 
     step: Int[Array, ""]
-    actor: Params
-    actor_target: Params
-    actor_opt: optax.OptState
-    critic: Params
-    critic_target: Params
-    critic_opt: optax.OptState
-    value: Params
-    value_opt: optax.OptState
-
-
-class Policy(NamedTuple):
-    """What acting needs: averaged actor, target critic, and the value of states."""
-
-    actor: Params
-    critic: Params
-    value: Params
+    actor: Model  # its average acts
+    critic: Model  # its average is the target critic
+    value: Model
 
 
 class Draws(NamedTuple):
-    """The noise of one update.
+    """The noise of one update."""
 
-    Attributes:
-      k: `[B]` diffusion steps.
-      noise: `[B, A]` standard normal.
-      dropout: `[blocks, B, width]` masks, already divided by the share that is kept.
-    """
+    k: Int[Array, " B"]  # diffusion steps
+    noise: Float[Array, "B A"]  # standard normal
+    dropout: Float[Array, "blocks B F"]  # masks, divided by the share that is kept
 
-    k: Int[Array, " B"]
-    noise: Float[Array, "B A"]
-    dropout: Float[Array, "blocks B F"]
+
+class Parts(NamedTuple):
+    """What the functions below share."""
+
+    config: Config
+    schedule: schedules.Schedule  # of the K diffusion steps
+    network: ResidualNoiseNetwork  # of the actor
+    actor: Actor
+    critic: Critic  # of two members
+    value: MLP
+    implicit_q: expectile.ImplicitQ
+    actor_optimizer: optax.GradientTransformation
+    optimizer: optax.GradientTransformation  # of critics and value
 
 
 def summed_squares(error: Float[Array, "B A"]) -> Float[Array, " B"]:
@@ -113,154 +115,124 @@ def summed_squares(error: Float[Array, "B A"]) -> Float[Array, " B"]:
     return jnp.sum(jnp.square(error), axis=-1)
 
 
-def build_sampler(
+def clipping_sampler(
     config: Config, spec: DataSpec, schedule: schedules.Schedule
 ) -> samplers.Sampler:
     """How candidates are drawn; raises ValueError for bad settings."""
-    to_bounds = constraints.clip_to(*action_bounds(spec))
+    to_bounds, options = constraints.clip_to(*action_bounds(spec)), {}
     # The authors clip each x_k of their ancestral chain and leave x0_hat as it is.
-    ancestral = config.sampler == "ancestral"
-    clipping: dict[str, Any] = {
-        "step_constraint" if ancestral else "constraint": to_bounds
-    }
-    return samplers.make_sampler(
+    if config.sampler == "ancestral":
+        options = {
+            "step_constraint": to_bounds,
+            "constraint": constraints.unconstrained,
+        }
+    return actors.acting_sampler(config, spec, schedule, **options)
+
+
+def build(config: Config, spec: DataSpec) -> Parts:
+    """The parts of a system; raises ValueError for settings out of range."""
+    schedule = schedules.make_schedule(config.schedule, config.diffusion_steps)
+    shape = config.width, config.blocks, config.step_dim
+    network = ResidualNoiseNetwork(spec.action_dim, *shape)
+    critic = Critic(config.hidden, 2, nn.relu, XavierDense)
+    value = MLP(config.hidden, 1, nn.relu, XavierDense)
+    return Parts(
+        config,
         schedule,
-        config.sampler,
-        config.sample_steps,
-        variance=config.variance,
-        unroll=config.unroll,
-        **clipping,
+        network,
+        actors.diffusion(network, spec, clipping_sampler(config, spec, schedule)),
+        critic,
+        value,
+        expectile.implicit_q(
+            critic.apply,
+            value_function(value),
+            config.expectile,
+            config.discount,
+            over_critics=jnp.mean,
+        ),
+        adamw(config.lr, config.decay_steps, config.weight_decay),
+        adam(config.critic_lr),
     )
 
 
-def make(config: Config, spec: DataSpec) -> Agent:
-    """Builds IDQL.
+def actor_loss(
+    params: Params, parts: Parts, batch: Transition, draws: Draws
+) -> tuple[Float[Array, ""], Metrics]:
+    """Denoising loss of the behaviour, with dropout."""
 
-    Args:
-      config: settings.
-      spec: sizes and action bounds of the data.
+    def predict(x_k: Array, k: Array) -> Any:
+        seen = batch.observation
+        return parts.network.apply(params, x_k, k, seen, draws.dropout)
 
-    Returns:
-      The agent.
+    inputs = parts.schedule, predict, batch.action, draws.k, draws.noise
+    bc_loss = losses.denoising_loss(*inputs, error=summed_squares)
+    return bc_loss, {"bc_loss": bc_loss}
 
-    Raises:
-      ValueError: for settings out of range.
-    """
-    O, A, B = spec.observation_dim, spec.action_dim, config.batch_size
-    K, N = config.diffusion_steps, config.candidates
-    schedule = schedules.make_schedule(config.schedule, K)
-    sampler = build_sampler(config, spec, schedule)
-    select = expectile.selection(config.selection)
-    actor = ResidualNoiseNetwork(A, config.width, config.blocks, config.step_dim)
-    critic = Critic(config.hidden, 2, nn.relu, XavierDense)
-    value = MLP(config.hidden, 1, nn.relu, XavierDense)
-    value_of = value_function(value)
-    actor_optimizer = adamw(config.lr, config.decay_steps, config.weight_decay)
-    optimizer = adam(config.critic_lr)
 
-    def actor_objective(params: Params, batch: Transition, draws: Draws):
-        def predict(x_k, k):
-            return actor.apply(params, x_k, k, batch.observation, draws.dropout)
+def init(parts: Parts, spec: DataSpec, key: PRNGKeyArray) -> TrainState:
+    """Fresh networks; the averages are their copies."""
+    actor_key, critic_key, value_key = jax.random.split(key, 3)
+    observation, action = blank(spec)
+    critic = parts.critic.init(critic_key, observation, action)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        actor=start(parts.actor.init(actor_key), parts.actor_optimizer, averaged=True),
+        critic=start(critic, parts.optimizer, averaged=True),
+        value=start(parts.value.init(value_key, observation), parts.optimizer),
+    )
 
-        return losses.denoising_loss(
-            schedule, predict, batch.action, draws.k, draws.noise, error=summed_squares
-        )
 
-    def value_objective(params: Params, target_q: Array, batch: Transition):
-        v = value_of(params, batch.observation)
-        return expectile.value_loss(target_q, v, config.expectile)
+def draw(parts: Parts, spec: DataSpec, key: PRNGKeyArray) -> Draws:
+    """The noise of one update."""
+    config = parts.config
+    k_key, noise_key, dropout_key = jax.random.split(key, 3)
+    masks = (config.blocks, config.batch_size, config.width)
+    return Draws(
+        k=jax.random.randint(k_key, (config.batch_size,), 0, config.diffusion_steps),
+        noise=jax.random.normal(noise_key, (config.batch_size, spec.action_dim)),
+        dropout=draw_dropout(dropout_key, config.dropout, masks),
+    )
 
-    def critic_objective(params: Params, next_value: Array, batch: Transition):
-        target = td_target(batch.reward, batch.discount, next_value, config.discount)
-        q = critic.apply(params, batch.observation, batch.action)
-        return critic_loss(q, target) / len(q)  # the authors take the mean of the two
 
-    def init(key: PRNGKeyArray) -> TrainState:
-        actor_key, critic_key, value_key = jax.random.split(key, 3)
-        observation, action = jnp.zeros((1, O)), jnp.zeros((1, A))
-        actor_params = actor.init(actor_key, action, jnp.zeros((), int), observation)
-        critic_params = critic.init(critic_key, observation, action)
-        value_params = value.init(value_key, observation)
-        return TrainState(
-            step=jnp.zeros((), jnp.int32),
-            actor=actor_params,
-            actor_target=actor_params,
-            actor_opt=actor_optimizer.init(actor_params),
-            critic=critic_params,
-            critic_target=critic_params,
-            critic_opt=optimizer.init(critic_params),
-            value=value_params,
-            value_opt=optimizer.init(value_params),
-        )
+def update_step(
+    parts: Parts, state: TrainState, batch: Transition, draws: Draws
+) -> tuple[TrainState, Metrics]:
+    """One step of actor, value and critics."""
+    actor, actor_metrics = descend(
+        "actor", parts.actor_optimizer, state.actor, actor_loss, parts, batch, draws
+    )
+    inputs = parts.implicit_q.value_loss, state.critic.average, batch
+    value, value_metrics = descend("value", parts.optimizer, state.value, *inputs)
+    # The value comes first: the critics regress to the new one.
+    inputs = parts.implicit_q.critic_loss, value.params, batch
+    critic, critic_metrics = descend("critic", parts.optimizer, state.critic, *inputs)
+    new_state = TrainState(
+        step=state.step + 1,
+        actor=follow(actor, Averaging(parts.config.actor_tau)),
+        critic=follow(critic, Averaging(parts.config.tau)),
+        value=value,
+    )
+    return new_state, {**actor_metrics, **value_metrics, **critic_metrics}
 
-    def sample_batch(key, dataset) -> Transition:
-        return transitions(key, dataset, B)
 
-    def draw(key: PRNGKeyArray) -> Draws:
-        k_key, noise_key, dropout_key = jax.random.split(key, 3)
-        masks = (config.blocks, B, config.width)
-        return Draws(
-            k=jax.random.randint(k_key, (B,), 0, K),
-            noise=jax.random.normal(noise_key, (B, A)),
-            dropout=draw_dropout(dropout_key, config.dropout, masks),
-        )
+def learned(state: TrainState) -> ImplicitPolicy:
+    """What acting needs: averaged actor, target critics, and the value of states."""
+    value = state.value.params
+    return ImplicitPolicy(state.actor.average, state.critic.average, value)
 
-    def update_step(state: TrainState, batch: Transition, draws: Draws):
-        actor_params, actor_opt, bc_loss = descend(
-            actor_optimizer,
-            state.actor,
-            state.actor_opt,
-            lambda params: actor_objective(params, batch, draws),
-        )
-        target_q = critic.apply(state.critic_target, batch.observation, batch.action)
-        value_params, value_opt, value_loss = descend(
-            optimizer,
-            state.value,
-            state.value_opt,
-            lambda params: value_objective(params, target_q, batch),
-        )
-        # The value comes first: the critics regress to the new one.
-        next_value = value_of(value_params, batch.next_observation)
-        critic_params, critic_opt, q_loss = descend(
-            optimizer,
-            state.critic,
-            state.critic_opt,
-            lambda params: critic_objective(params, next_value, batch),
-        )
-        new_state = TrainState(
-            step=state.step + 1,
-            actor=actor_params,
-            actor_target=polyak(state.actor_target, actor_params, config.actor_tau),
-            actor_opt=actor_opt,
-            critic=critic_params,
-            critic_target=polyak(state.critic_target, critic_params, config.tau),
-            critic_opt=critic_opt,
-            value=value_params,
-            value_opt=value_opt,
-        )
-        metrics = {
-            "bc_loss": bc_loss,
-            "value_loss": value_loss,
-            "critic_loss": q_loss,
-            "q_mean": jnp.mean(target_q),
-            "v_mean": jnp.mean(next_value),
-        }
-        return new_state, metrics
 
-    def policy(state: TrainState) -> Policy:
-        return Policy(state.actor_target, state.critic_target, state.value)
-
-    def act(policy: Policy, carry, observation, key):
-        chain_key, choice_key = jax.random.split(key)
-        repeated = jnp.broadcast_to(observation, (N, O))
-
-        def predict(x_k, k):
-            return actor.apply(policy.actor, x_k, k, repeated)
-
-        draws = reverse.draw_chain(chain_key, sampler.draws, (N, A))
-        actions = sampler.sample(predict, draws)
-        q = clipped_double_q(critic.apply(policy.critic, repeated, actions))
-        v = value_of(policy.value, observation)
-        return actions[select(choice_key, q, v, config.expectile)], carry
-
-    return Agent(init, sample_batch, draw, update_step, policy, no_carry, act)
+def make(config: Config, spec: DataSpec, given: Stages = NOTHING) -> Agent:
+    """Builds IDQL; raises ValueError for settings out of range."""
+    del given
+    parts, bind = build(config, spec), functools.partial
+    select = selection.of_advantages(config.selection, config.expectile)
+    return Agent(
+        init=bind(init, parts, spec),
+        sample_batch=bind(transitions, batch_size=config.batch_size),
+        draw=bind(draw, parts, spec),
+        update_step=bind(update_step, parts),
+        learned=learned,
+        acting=actors.best_advantage(
+            config.candidates, parts.actor, parts.critic, parts.value, select
+        ),
+    )

@@ -7,18 +7,19 @@ takes the best of several samples.
 | paper | here |
 |---|---|
 | flow matching of the behaviour (Park et al., eq. 1) | `flow.flow_loss` |
-| Euler's method | `flow.euler` |
-| expectile loss of V (Kostrikov et al. 2022, eq. 5) | `expectile.value_loss` |
-| target of Q (eq. 6 there) | `targets.td_target`, `targets.critic_loss` |
-| the best of N samples | `expectile.best` |
+| Euler's method | `actors.flowing` |
+| losses of V and Q (Kostrikov et al. 2022, eqs. 5, 6) | `expectile.implicit_q` |
+| the best of N samples | `selection.greedy` |
 
 As in the authors' code, one step of all networks starts from the same parameters: Q
-regresses to the V before the step, and the online critics choose.
+regresses to the V before the step, the target critics follow the critics before it, and
+the online critics choose.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -26,14 +27,21 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jdql.agents.base import Agent, action_bounds, no_carry
+from jdql.agents import actors, critics
+from jdql.agents.actors import Actor, ImplicitPolicy
+from jdql.agents.base import NOTHING, Agent, Metrics, Stages, blank
 from jdql.data.sampling import transitions
-from jdql.diffusion import constraints, flow
+from jdql.diffusion import flow
 from jdql.networks.layers import XavierDense
-from jdql.networks.mlp import MLP, VelocityNetwork, gelu_critic, value_function
-from jdql.optim import adam, descend, polyak
-from jdql.rl import expectile
-from jdql.rl.targets import clipped_double_q, critic_loss, td_target
+from jdql.networks.mlp import (
+    MLP,
+    Critic,
+    VelocityNetwork,
+    gelu_critic,
+    value_function,
+)
+from jdql.optim import Model, adam, descend, start
+from jdql.rl import expectile, selection
 from jdql.types import Array, DataSpec, Float, Int, Params, PRNGKeyArray, Transition
 
 
@@ -45,6 +53,7 @@ class Config:
     critic_lr: float = 3e-4  # critics and value
     expectile: float = 0.9
     batch_size: int = 256
+    action_limit: float = 1 - 1e-5  # of the data's actions, as a share of the bounds
     discount: float = 0.99
     tau: float = 0.005  # target critic
     # flow
@@ -56,26 +65,19 @@ class Config:
     candidates: int = 32
     selection: str = "best"  # or "implicit", the policy whose value V is
 
+    def tiny(self) -> Config:
+        """The same system at the size of a toy."""
+        small = dataclasses.replace(self, batch_size=32, hidden=(32, 32), flow_steps=5)
+        return dataclasses.replace(small, lr=2e-3, critic_lr=2e-3, candidates=16)
+
 
 class TrainState(NamedTuple):
     """Arrays only; every field is stacked over seeds by the runtime."""
 
     step: Int[Array, ""]
-    actor: Params
-    actor_opt: optax.OptState
-    critic: Params
-    critic_target: Params
-    critic_opt: optax.OptState
-    value: Params
-    value_opt: optax.OptState
-
-
-class Policy(NamedTuple):
-    """What acting needs: actor, online critic, and the value of states."""
-
-    actor: Params
-    critic: Params
-    value: Params
+    actor: Model
+    critic: Model  # its average is the target critic
+    value: Model
 
 
 class Draws(NamedTuple):
@@ -85,125 +87,101 @@ class Draws(NamedTuple):
     noise: Float[Array, "B A"]
 
 
-def make(config: Config, spec: DataSpec) -> Agent:
-    """Builds IFQL.
+class Parts(NamedTuple):
+    """What the functions below share."""
 
-    Args:
-      config: settings.
-      spec: sizes and action bounds of the data.
+    config: Config
+    actor: Actor
+    critic: Critic  # of two members
+    value: MLP
+    implicit_q: expectile.ImplicitQ
+    actor_optimizer: optax.GradientTransformation
+    optimizer: optax.GradientTransformation  # of critics and value
 
-    Returns:
-      The agent.
 
-    Raises:
-      ValueError: for settings out of range.
-    """
-    O, A, B = spec.observation_dim, spec.action_dim, config.batch_size
-    N, steps = config.candidates, flow.check_steps(config.flow_steps)
-    to_bounds = constraints.clip_to(*action_bounds(spec))
-    select = expectile.selection(config.selection)
-    actor = VelocityNetwork(A, config.hidden)
+def build(config: Config, spec: DataSpec) -> Parts:
+    """The parts of a system; raises ValueError for settings out of range."""
+    network = VelocityNetwork(spec.action_dim, config.hidden)
     critic = gelu_critic(config.hidden)
     value = MLP(config.hidden, 1, nn.gelu, XavierDense, norm=True)
-    value_of = value_function(value)
-    actor_optimizer, optimizer = adam(config.lr), adam(config.critic_lr)
+    return Parts(
+        config,
+        actors.flowing(network, spec, config.flow_steps, unroll=config.unroll),
+        critic,
+        value,
+        expectile.implicit_q(
+            critic.apply, value_function(value), config.expectile, config.discount
+        ),
+        adam(config.lr),
+        adam(config.critic_lr),
+    )
 
-    def actor_objective(params: Params, batch: Transition, draws: Draws):
-        def velocity(x_t, time):
-            return actor.apply(params, x_t, time, batch.observation)
 
-        return flow.flow_loss(velocity, batch.action, draws.time, draws.noise)
+def actor_loss(
+    params: Params, parts: Parts, batch: Transition, draws: Draws
+) -> tuple[Float[Array, ""], Metrics]:
+    """Flow matching of the behaviour."""
+    velocity = parts.actor.predict(params, batch.observation)
+    bc_loss = flow.flow_loss(velocity, batch.action, draws.time, draws.noise)
+    return bc_loss, {"bc_loss": bc_loss}
 
-    def value_objective(params: Params, target_q: Array, batch: Transition):
-        v = value_of(params, batch.observation)
-        return expectile.value_loss(target_q, v, config.expectile)
 
-    def critic_objective(params: Params, next_value: Array, batch: Transition):
-        target = td_target(batch.reward, batch.discount, next_value, config.discount)
-        q = critic.apply(params, batch.observation, batch.action)
-        return critic_loss(q, target)
+def init(parts: Parts, spec: DataSpec, key: PRNGKeyArray) -> TrainState:
+    """Fresh networks; the target critics are copies."""
+    actor_key, critic_key, value_key = jax.random.split(key, 3)
+    observation, action = blank(spec)
+    critic = parts.critic.init(critic_key, observation, action)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        actor=start(parts.actor.init(actor_key), parts.actor_optimizer),
+        critic=start(critic, parts.optimizer, averaged=True),
+        value=start(parts.value.init(value_key, observation), parts.optimizer),
+    )
 
-    def init(key: PRNGKeyArray) -> TrainState:
-        actor_key, critic_key, value_key = jax.random.split(key, 3)
-        observation, action = jnp.zeros((1, O)), jnp.zeros((1, A))
-        actor_params = actor.init(actor_key, action, jnp.zeros(()), observation)
-        critic_params = critic.init(critic_key, observation, action)
-        value_params = value.init(value_key, observation)
-        return TrainState(
-            step=jnp.zeros((), jnp.int32),
-            actor=actor_params,
-            actor_opt=actor_optimizer.init(actor_params),
-            critic=critic_params,
-            critic_target=critic_params,
-            critic_opt=optimizer.init(critic_params),
-            value=value_params,
-            value_opt=optimizer.init(value_params),
-        )
 
-    def sample_batch(key, dataset) -> Transition:
-        return transitions(key, dataset, B)
+def draw(parts: Parts, spec: DataSpec, key: PRNGKeyArray) -> Draws:
+    """The noise of one update."""
+    time_key, noise_key = jax.random.split(key)
+    B = parts.config.batch_size
+    return Draws(
+        time=jax.random.uniform(time_key, (B,)),
+        noise=jax.random.normal(noise_key, (B, spec.action_dim)),
+    )
 
-    def draw(key: PRNGKeyArray) -> Draws:
-        time_key, noise_key = jax.random.split(key)
-        return Draws(
-            time=jax.random.uniform(time_key, (B,)),
-            noise=jax.random.normal(noise_key, (B, A)),
-        )
 
-    def update_step(state: TrainState, batch: Transition, draws: Draws):
-        target_q = critic.apply(state.critic_target, batch.observation, batch.action)
-        next_value = value_of(state.value, batch.next_observation)
-        actor_params, actor_opt, bc_loss = descend(
-            actor_optimizer,
-            state.actor,
-            state.actor_opt,
-            lambda params: actor_objective(params, batch, draws),
-        )
-        value_params, value_opt, value_loss = descend(
-            optimizer,
-            state.value,
-            state.value_opt,
-            lambda params: value_objective(params, target_q, batch),
-        )
-        critic_params, critic_opt, q_loss = descend(
-            optimizer,
-            state.critic,
-            state.critic_opt,
-            lambda params: critic_objective(params, next_value, batch),
-        )
-        new_state = TrainState(
-            step=state.step + 1,
-            actor=actor_params,
-            actor_opt=actor_opt,
-            critic=critic_params,
-            critic_target=polyak(state.critic_target, critic_params, config.tau),
-            critic_opt=critic_opt,
-            value=value_params,
-            value_opt=value_opt,
-        )
-        metrics = {
-            "bc_loss": bc_loss,
-            "value_loss": value_loss,
-            "critic_loss": q_loss,
-            "q_mean": jnp.mean(target_q),
-            "v_mean": jnp.mean(next_value),
-        }
-        return new_state, metrics
+def update_step(
+    parts: Parts, state: TrainState, batch: Transition, draws: Draws
+) -> tuple[TrainState, Metrics]:
+    """One step of all networks, each by the gradient at the old parameters."""
+    actor, actor_metrics = descend(
+        "actor", parts.actor_optimizer, state.actor, actor_loss, parts, batch, draws
+    )
+    critic, value, critic_metrics = critics.step_implicit_q(
+        parts.implicit_q, parts.optimizer, state, batch, parts.config.tau
+    )
+    new_state = TrainState(state.step + 1, actor, critic, value)
+    return new_state, {**actor_metrics, **critic_metrics}
 
-    def policy(state: TrainState) -> Policy:
-        return Policy(state.actor, state.critic, state.value)
 
-    def act(policy: Policy, carry, observation, key):
-        noise_key, choice_key = jax.random.split(key)
-        repeated = jnp.broadcast_to(observation, (N, O))
+def learned(state: TrainState) -> ImplicitPolicy:
+    """What acting needs: actor, online critics, and the value of states."""
+    value = state.value.params
+    return ImplicitPolicy(state.actor.params, state.critic.params, value)
 
-        def velocity(x_t, time):
-            return actor.apply(policy.actor, x_t, time, repeated)
 
-        noise = jax.random.normal(noise_key, (N, A))
-        actions = to_bounds(flow.euler(velocity, noise, steps, unroll=config.unroll))
-        q = clipped_double_q(critic.apply(policy.critic, repeated, actions))
-        v = value_of(policy.value, observation)
-        return actions[select(choice_key, q, v, config.expectile)], carry
-
-    return Agent(init, sample_batch, draw, update_step, policy, no_carry, act)
+def make(config: Config, spec: DataSpec, given: Stages = NOTHING) -> Agent:
+    """Builds IFQL; raises ValueError for settings out of range."""
+    del given
+    parts, bind = build(config, spec), functools.partial
+    sample = bind(transitions, batch_size=config.batch_size)
+    select = selection.of_advantages(config.selection, config.expectile)
+    return Agent(
+        init=bind(init, parts, spec),
+        sample_batch=actors.off_bounds(sample, spec, config.action_limit),
+        draw=bind(draw, parts, spec),
+        update_step=bind(update_step, parts),
+        learned=learned,
+        acting=actors.best_advantage(
+            config.candidates, parts.actor, parts.critic, parts.value, select
+        ),
+    )

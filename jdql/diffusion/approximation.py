@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
+from jdql.checks import one_of
 from jdql.diffusion.losses import squared_error
 from jdql.diffusion.process import at, forward_noise, x0_from_epsilon
 from jdql.diffusion.schedules import Schedule
@@ -78,7 +80,26 @@ def likelihood(name: str) -> Likelihood:
     Raises:
       ValueError: there is none.
     """
-    if name not in LIKELIHOODS:
-        known = sorted(LIKELIHOODS)
-        raise ValueError(f"likelihood must be one of {known}, got {name!r}")
-    return LIKELIHOODS[name]
+    return one_of("likelihood", name, LIKELIHOODS)
+
+
+def shares(steps: int, k_max: int | None) -> Callable[[Array], Any]:
+    """Weight of each sample by its diffusion step: of mean 1, and 0 from `k_max` on.
+
+    Args:
+      steps: K.
+      k_max: in 1..K; None gives all steps the weight 1.
+
+    Returns:
+      `(k [B]) -> [B]`, or 1.
+
+    Raises:
+      ValueError: `k_max` is out of range.
+    """
+    if k_max is None:
+        return lambda k: 1.0
+    if not 1 <= k_max <= steps:
+        raise ValueError(
+            f"k_max must be within 1..diffusion_steps ({steps}), got {k_max}"
+        )
+    return lambda k: jnp.where(k < k_max, steps / k_max, 0.0)

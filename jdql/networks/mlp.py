@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from jdql.networks.layers import Dense, XavierDense, mish, step_features
-from jdql.types import Array, Float, Params, Real
+from jdql.types import Array, Float, Int, Params, Real
 
 
 class MLP(nn.Module):
@@ -40,6 +42,18 @@ class MLP(nn.Module):
 def value_function(network: MLP) -> Callable[[Params, Array], Array]:
     """V(s) of a network with one output: `(params, observation [*B, O]) -> [*B]`."""
     return lambda params, observation: network.apply(params, observation).squeeze(-1)
+
+
+def conditioned(
+    network: nn.Module, params: Params, observation: Float[Array, "*B O"]
+) -> Callable[[Array, Array], Array]:
+    """The network `(x, k or time) -> prediction` for given observations."""
+
+    def predict(x: Array, k: Array) -> Array:
+        prediction: Any = network.apply(params, x, k, observation)
+        return prediction
+
+    return predict
 
 
 class NoiseNetwork(nn.Module):
@@ -105,6 +119,19 @@ class Critic(nn.Module):
         )
         settings = (self.activation, self.dense, self.norm)
         return ensemble(self.hidden, 1, *settings, name="q")(x).squeeze(-1)
+
+
+def member_q(
+    critic: Critic,
+    params: Params,
+    member: Int[Array, ""],
+    observation: Float[Array, "*B O"],
+    action: Float[Array, "*B A"],
+) -> Float[Array, "*B"]:
+    """The value of one member of an ensemble, at the cost of one."""
+    own = jax.tree.map(lambda leaf: leaf[member][None], params)
+    alone: Any = critic.clone(members=1).apply(own, observation, action)
+    return alone[0]
 
 
 def gelu_critic(hidden: Sequence[int] = (512,) * 4, members: int = 2) -> Critic:

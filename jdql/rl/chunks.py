@@ -8,15 +8,12 @@ here is ordinary one-step learning.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jdql.rl.targets import td_target
-from jdql.types import Array, Chunk, Float, Int, PRNGKeyArray
-
-Plan = Callable[[Any, Array, PRNGKeyArray], Array]  # (policy, [O], key) -> [h A]
+from jdql.types import Array, Chunk, Float
 
 
 def chunk_return(
@@ -67,6 +64,28 @@ def chunk_critic_loss(
     return jnp.mean(weight * jnp.square(q - target))
 
 
+def chunk_td_loss(
+    q: Float[Array, "M B"],
+    batch: Chunk,
+    next_value: Float[Array, " B"],
+    gamma: float | Float[Array, ""],
+    cut_chunks: bool = False,
+) -> tuple[Float[Array, ""], dict[str, Array]]:
+    """The critics' loss on a batch of chunks, and what is worth a look.
+
+    Args:
+      q: values of the batch's chunks by each of M critics.
+      batch: chunks.
+      next_value: value of the observation after each chunk; no gradient through it.
+      gamma: the agent's discount factor, in [0, 1].
+      cut_chunks: see `critic_weight`.
+    """
+    target = jax.lax.stop_gradient(chunk_target(batch, next_value, gamma))
+    weight = critic_weight(batch, cut_chunks)
+    metrics = {"q_mean": jnp.mean(q), "chunks_used": jnp.mean(weight)}
+    return chunk_critic_loss(q, target, weight), metrics
+
+
 def action_mask(batch: Chunk) -> Float[Array, "B D"]:
     """1 for the numbers of the flattened chunk that are data, D = h A."""
     return jnp.repeat(batch.valid, batch.action.shape[-1], axis=1)
@@ -77,45 +96,10 @@ def flat_action(batch: Chunk) -> Float[Array, "B D"]:
     return batch.action.reshape(len(batch.action), -1)
 
 
-class Queue(NamedTuple):
-    """The chunk being carried out `[h, A]`, and how many of its actions are left."""
+def masked_error(batch: Chunk) -> Callable[[Array], Array]:
+    """The cloning error of chunks: mean square over D, `[B, D] -> [B]`.
 
-    actions: Float[Array, "h A"]
-    left: Int[Array, ""]
-
-
-def open_loop(
-    plan: Plan, length: int, action_dim: int
-) -> tuple[Callable[[], Any], Callable[..., tuple[Array, Any]]]:
-    """An agent's `reset` and `act` that carry out whole chunks, without looking.
-
-    A new chunk is planned at the first step and whenever the last has been used up.
-    With h = 1 nothing is carried.
-
-    Args:
-      plan: `(policy, observation [O], key) -> chunk [h A]`.
-      length: actions in a chunk, h.
-      action_dim: A.
-
-    Raises:
-      ValueError: for chunks without actions.
+    The numbers behind the end of an episode count as 0; the mean is over all D = h A.
     """
-    if length < 1:
-        raise ValueError(f"chunk must be at least 1 action, got {length}")
-
-    def act_at_once(policy, carry: tuple[()], observation, key):
-        return plan(policy, observation, key), carry
-
-    def reset() -> Queue:
-        return Queue(jnp.zeros((length, action_dim)), jnp.zeros((), jnp.int32))
-
-    def act(policy, carry: Queue, observation, key):
-        def renewed() -> Queue:
-            chunk = plan(policy, observation, key).reshape(length, action_dim)
-            return Queue(chunk, jnp.full((), length, jnp.int32))
-
-        queue = jax.lax.cond(carry.left > 0, lambda: carry, renewed)
-        action = queue.actions[length - queue.left]
-        return action, Queue(queue.actions, queue.left - 1)
-
-    return (tuple, act_at_once) if length == 1 else (reset, act)
+    mask = action_mask(batch)
+    return lambda error: jnp.mean(jnp.square(mask * error), axis=-1)

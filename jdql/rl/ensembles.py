@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 
+from jdql.checks import one_of
 from jdql.types import Array
 
 # [M, ...] -> [...]
@@ -22,6 +23,4 @@ def aggregate(name: str) -> Callable[[Array], Array]:
     Raises:
       ValueError: there is none.
     """
-    if name not in AGGREGATES:
-        raise ValueError(f"q_agg must be one of {sorted(AGGREGATES)}, got {name!r}")
-    return AGGREGATES[name]
+    return one_of("q_agg", name, AGGREGATES)

@@ -6,20 +6,20 @@ IQL learns without an action outside the data (Kostrikov, Nair & Levine 2022):
     Q(s, a) minimises E (r + gamma discount V(s') - Q(s, a))^2           (eq. 6)
 
 with a from the data and Q in eq. 5 the smaller of two target critics.  Eq. 5 is
-`value_loss`; eq. 6 is `targets.critic_loss` of `targets.td_target`.  V is the
-tau-expectile of Q under the behaviour policy: its mean at tau = 1/2, its maximum as
-tau goes to 1.
+`value_loss`; eq. 6 is `targets.critic_loss` of `targets.td_target`; `implicit_q` binds
+both to networks.  V is the tau-expectile of Q under the behaviour policy: its mean at
+tau = 1/2, its maximum as tau goes to 1.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 
-from jdql.rl.targets import clipped_double_q
-from jdql.types import Array, Float, Int, PRNGKeyArray
+from jdql.rl.targets import clipped_double_q, td_loss
+from jdql.types import Array, Float, Transition
 
 
 def expectile_weight(
@@ -70,42 +70,43 @@ def value_loss(
     return expectile_loss(clipped_double_q(target_q) - value, expectile)
 
 
-# Selections choose among N candidate actions of the behaviour policy:
-# (key, q [N], value of the observation, tau) -> index.
-Selection = Callable[..., Array]
+class ImplicitQ(NamedTuple):
+    """The two losses of implicit Q-learning; each `(params, ...) -> (loss, metrics)`.
+
+    Attributes:
+      value_loss: `(value params, target critic params, batch)`, eq. 5.
+      critic_loss: `(critic params, value params, batch)`, eq. 6.
+    """
+
+    value_loss: Callable[..., tuple[Array, dict[str, Array]]]
+    critic_loss: Callable[..., tuple[Array, dict[str, Array]]]
 
 
-def best(
-    key: PRNGKeyArray, q: Float[Array, " N"], value: Array, expectile: Array | float
-) -> Int[Array, ""]:
-    """The candidate of the largest value: greedier than the implicit policy."""
-    return jnp.argmax(q)
-
-
-def implicit(
-    key: PRNGKeyArray,
-    q: Float[Array, " N"],
-    value: Float[Array, ""],
+def implicit_q(
+    q_of: Callable[[Any, Array, Array], Array],
+    v_of: Callable[[Any, Array], Array],
     expectile: float | Float[Array, ""],
-) -> Int[Array, ""]:
-    """A candidate drawn in proportion to |tau - 1[Q < V]|: the implicit policy.
+    gamma: float | Float[Array, ""],
+    over_critics: Callable[[Array], Array] = jnp.sum,
+) -> ImplicitQ:
+    """Implicit Q-learning with given networks.
 
-    Importance resampling of the behaviour policy's actions (Hansen-Estruch et al. 2023,
-    algorithm 3).  The key is consumed.
+    Args:
+      q_of: `(params, observation [B, O], action [B, A]) -> [M, B]`.
+      v_of: `(params, observation [B, O]) -> [B]`.
+      expectile: tau, in (0, 1).
+      gamma: the agent's discount factor, in [0, 1].
+      over_critics: sums the errors of the M critics up, or takes their mean.
     """
-    weight = expectile_weight(q - value, expectile)
-    return jax.random.categorical(key, jnp.log(weight))
 
+    def of_value(params: Any, target_critic: Any, batch: Transition):
+        q = q_of(target_critic, batch.observation, batch.action)
+        return value_loss(q, v_of(params, batch.observation), expectile), {}
 
-SELECTIONS: dict[str, Selection] = {"best": best, "implicit": implicit}
+    def of_critic(params: Any, value: Any, batch: Transition):
+        next_value = v_of(value, batch.next_observation)
+        q = q_of(params, batch.observation, batch.action)
+        loss, metrics = td_loss(q, batch, next_value, gamma, over_critics)
+        return loss, {**metrics, "v_mean": jnp.mean(next_value)}
 
-
-def selection(name: str) -> Selection:
-    """The selection of that name, a key of `SELECTIONS`.
-
-    Raises:
-      ValueError: there is none.
-    """
-    if name not in SELECTIONS:
-        raise ValueError(f"selection must be one of {sorted(SELECTIONS)}, got {name!r}")
-    return SELECTIONS[name]
+    return ImplicitQ(of_value, of_critic)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -56,3 +58,20 @@ def weighted_likelihood_loss(
     Weighted behaviour cloning (Peng et al. 2019; Kostrikov et al. 2022, eq. 7).
     """
     return -jnp.mean(jax.lax.stop_gradient(weight) * log_likelihood)
+
+
+def dual_ascent(
+    eta: Float[Array, ""],
+    rate: float | Float[Array, ""],
+    excess: Float[Array, ""],
+    bounds: tuple[Any, Any],
+) -> Float[Array, ""]:
+    """eta + rate clip(excess, -1, 1), within its bounds (Fang et al. 2025).
+
+    Args:
+      eta: the multiplier.
+      rate: of the ascent.
+      excess: of the cloning loss over what is allowed.
+      bounds: the smallest and the largest eta.
+    """
+    return jnp.clip(eta + rate * jnp.clip(excess, -1, 1), *bounds)

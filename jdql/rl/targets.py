@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import jax
 import jax.numpy as jnp
 
-from jdql.types import Array, Float
+from jdql.types import Array, Float, Transition
 
 
 def td_target(
@@ -44,12 +47,45 @@ def lower_confidence_bound(
 def max_q_backup(q: Float[Array, "M B N"]) -> Float[Array, " B"]:
     """The maximum over N actions of each member, then the smallest member.
 
+    With N = 1 it is `clipped_double_q`.
+
     The order matters: it is not the best action's clipped value (Kumar et al. 2020,
     appendix F; the authors' code of Diffusion-QL).
     """
     return jnp.min(jnp.max(q, axis=-1), axis=0)
 
 
-def critic_loss(q: Float[Array, "M B"], target: Float[Array, " B"]) -> Float[Array, ""]:
-    """The sum over members of their mean squared errors (Wang et al. 2023, eq. 4)."""
-    return jnp.sum(jnp.mean(jnp.square(q - target), axis=-1))
+def critic_loss(
+    q: Float[Array, "M B"],
+    target: Float[Array, " B"],
+    over_critics: Callable[[Array], Array] = jnp.sum,
+) -> Float[Array, ""]:
+    """Mean squared error of each critic, summed up (Wang et al. 2023, eq. 4).
+
+    Args:
+      q: values of the critics.
+      target: what all of them regress to; no gradient passes through it.
+      over_critics: `jnp.sum`, or `jnp.mean` as some authors have it.
+    """
+    error = q - jax.lax.stop_gradient(target)
+    return over_critics(jnp.mean(jnp.square(error), axis=-1))
+
+
+def td_loss(
+    q: Float[Array, "M B"],
+    batch: Transition,
+    next_value: Float[Array, " B"],
+    gamma: float | Float[Array, ""],
+    over_critics: Callable[[Array], Array] = jnp.sum,
+) -> tuple[Float[Array, ""], dict[str, Array]]:
+    """`critic_loss` against `td_target`, and the mean of Q.
+
+    Args:
+      q: values of the batch's actions by each critic.
+      batch: transitions.
+      next_value: value of the next observations; no gradient passes through it.
+      gamma: the agent's discount factor, in [0, 1].
+      over_critics: see `critic_loss`.
+    """
+    target = td_target(batch.reward, batch.discount, next_value, gamma)
+    return critic_loss(q, target, over_critics), {"q_mean": jnp.mean(q)}

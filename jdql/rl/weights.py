@@ -7,10 +7,12 @@ in the sense of the Kullback-Leibler divergence (Peng et al. 2019).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
-from jdql.types import Array, Float
+from jdql.types import Array, Float, Params, Transition
 
 
 def exponential_weight(
@@ -64,3 +66,23 @@ def crr_weight(
     """
     advantage = q - jnp.mean(sampled_q, axis=0)
     return exponential_weight(advantage, 1 / temperature, maximum)
+
+
+def values(
+    value: Callable[[Params, Array, Array], Array],
+    params: Params,
+    batch: Transition,
+    actions: Float[Array, "N B A"],
+) -> tuple[Float[Array, " B"], Float[Array, "N B"]]:
+    """Values of the data's actions, and of N others in the same states.
+
+    Args:
+      value: `(params, observation [*B, O], action [*B, A]) -> [*B]`.
+      params: of the critics.
+      batch: B transitions.
+      actions: such as actions of the policy.
+    """
+    shape = (*actions.shape[:-1], batch.observation.shape[-1])
+    observation = jnp.broadcast_to(batch.observation, shape)
+    own = value(params, batch.observation, batch.action)
+    return own, value(params, observation, actions)

@@ -1,9 +1,9 @@
 """Checkpoints of a run, with Orbax.
 
-Each kept step is one folder with three items, every leaf stacked over the S members:
+Each kept step is one folder with items, every leaf stacked over the S members:
 
-    policy   the current policies: what acting needs, no more
-    best     each member's policy at its own best evaluation, same structure as `policy`
+    learned  what the members have learned so far: what acting needs, no more
+    best     the same at each member's own best evaluation, where runs are evaluated
     train    the whole TrainState, from which training goes on bit for bit
 
 and metadata in JSON (the run's settings, the seeds, what was best when).  The latest
@@ -67,8 +67,8 @@ class Checkpoints:
         step: int,
         *,
         train: PyTree,
-        policy: PyTree,
-        best: PyTree,
+        learned: PyTree,
+        best: PyTree | None = None,
         metadata: Mapping[str, Any],
         score: float | None = None,
     ) -> None:
@@ -80,8 +80,8 @@ class Checkpoints:
         Args:
           step: updates done.
           train: the TrainStates, stacked over members.
-          policy: the current policies, stacked over members.
-          best: each member's best policy so far, of the same structure.
+          learned: what the members have learned so far, stacked.
+          best: the same of each member's best evaluation; None where there is none.
           metadata: what JSON can hold.
           score: the mean score by which the best step is kept; None (not evaluated) or
             a non-finite one never counts as the best.
@@ -96,7 +96,8 @@ class Checkpoints:
             {**metadata, "step": step, "score": score if finite else None}
         )
         failure = self._finish()
-        items = {"policy": policy, "best": best, "train": train}
+        items = {"learned": learned, "train": train}
+        items |= {} if best is None else {"best": best}
         with _one_line(self._failed(step), self._reopen):
             _on_first_process(lambda: _set_aside(self._directory, step))
             self._orbax.reload()
@@ -214,40 +215,39 @@ def restore_train(
     return _load(_path(directory, step), "train", abstract)
 
 
-def restore_policy(
+def restore_learned(
     directory: str | os.PathLike,
-    abstract_policy: PyTree,
+    abstract: PyTree,
     step: str | int = "last",
-    member: int | Sequence[int] | None = None,
+    members: Sequence[int] | None = None,
     sharding: Sharding | None = None,
 ) -> PyTree:
-    """Restores policies for acting; the `train` item is not read.
+    """Restores what members have learned; the `train` item is not read.
 
     Args:
       directory: the checkpoint folder.
-      abstract_policy: arrays or `jax.ShapeDtypeStruct`s of the stacked policies.
-      step: "last", the current policies of the latest step; "best", each member's best
-        policy so far; or the number of a kept step.
-      member: index of one member, which takes the member axis away; or the indices of
-        several; None, all of them.
+      abstract: arrays or `jax.ShapeDtypeStruct`s of what all members have learned.
+      step: "last", of the latest step; "best", of each member's best evaluation so far;
+        or the number of a kept step.
+      members: positions of the members that are wanted; all by default.
       sharding: of every leaf; the first device by default.
 
     Raises:
       FileNotFoundError: there is no checkpoint.
-      ValueError: the step was not kept, there is no such member, or the structure or
-        shapes are other ones.
+      ValueError: the step was not kept, nothing was evaluated though the best is
+        wanted, there is no such member, or the structure or shapes are other ones.
     """
     number, item = _which(step)
-    # Host arrays first: one member is taken out before anything reaches the device.
-    stacked = _load(
-        _path(directory, number), item, jax.tree.map(_host_abstract, abstract_policy)
-    )
-    if member is not None:
-        members = jax.tree.leaves(stacked)[0].shape[0]
-        index = np.asarray(member)
-        if not ((index >= 0) & (index < members)).all():
+    path = _path(directory, number)
+    if item == "best" and not (path / "best").is_dir():
+        raise ValueError(f"{directory} has no best: the run was never evaluated")
+    # Host arrays first: members are taken out before anything reaches the device.
+    stacked = _load(path, item, jax.tree.map(_host_abstract, abstract))
+    if members is not None:
+        count, index = jax.tree.leaves(stacked)[0].shape[0], np.asarray(members)
+        if not ((index >= 0) & (index < count)).all():
             raise ValueError(
-                f"no member {member} in {directory}: it has {members}, counted from 0"
+                f"no member {members} in {directory}: it has {count}, counted from 0"
             )
         stacked = jax.tree.map(lambda leaf: leaf[index], stacked)
     return jax.device_put(
@@ -255,30 +255,30 @@ def restore_policy(
     )
 
 
-def keep_better(best: PyTree, policy: PyTree, better: Bool[Array, " S"]) -> PyTree:
-    """Takes the policies of the members in `better`, and keeps the best of the others.
+def keep_better(best: PyTree, learned: PyTree, better: Bool[Array, " S"]) -> PyTree:
+    """Takes what is new of the members in `better`, and keeps the best of the others.
 
     Args:
-      best: stacked policies, each leaf (S, ...).
-      policy: stacked policies of the same structure.
-      better: which members' policies are better than their best, (S,).
+      best: what the members had learned at their best, each leaf (S, ...).
+      learned: what they have learned by now, of the same structure.
+      better: which members are better than at their best, (S,).
     """
 
     def choose(old: Array, new: Array) -> Array:
         return jnp.where(better.reshape(-1, *[1] * (new.ndim - 1)), new, old)
 
-    return jax.tree.map(choose, best, policy)
+    return jax.tree.map(choose, best, learned)
 
 
 def _which(step: str | int) -> tuple[int | None, str]:
     """The number of the step (None: the latest) and the item that `step` asks for."""
     if step in ("last", "best"):
-        return None, "policy" if step == "last" else "best"
+        return None, "learned" if step == "last" else "best"
     if not str(step).isdigit():
         raise ValueError(
             f"step must be last, best or a number of updates, got {step!r}"
         )
-    return int(step), "policy"
+    return int(step), "learned"
 
 
 def _path(directory: str | os.PathLike, step: int | None) -> Path:

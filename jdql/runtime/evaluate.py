@@ -1,48 +1,83 @@
-"""Rollouts in the simulator: S members x E episodes in lock-step.
+"""Evaluation in the simulator: S members x E episodes in lock-step.
 
-Every row (a member's episode) has its own Gymnasium environment.  One call a step
-computes the actions of all rows that are still running; finished rows are neither
-computed nor stepped.  A row's environment seed and its random keys depend on its member
-seed and its episode number alone, so it makes no difference which rows run together:
-on a CPU the results are equal to the bit to running one episode at a time.
+Every episode of every member has its own Gymnasium environment.  One call a step
+computes the actions of all that are still running; finished ones are neither computed
+nor stepped.  An episode's environment seed and its random keys depend on its member's
+seed and its number alone, so it makes no difference which episodes run together: on a
+CPU the results are equal to the bit to playing one episode at a time.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 from numpy.typing import NDArray
 
-from jdql.agents.base import Agent, Policy
+from jdql.agents.base import Acting
+from jdql.checks import one_of
 from jdql.config import EvalConfig
 from jdql.data import observations
 from jdql.envs import simulator
-from jdql.runtime import acting, distributed
+from jdql.references import normalized
+from jdql.runtime import distributed, processes
+from jdql.runtime.acting import Player
+from jdql.runtime.recipe import Learned
+from jdql.runtime.stopping import Stopped
 from jdql.types import DataSpec
 
 SEED_STRIDE = 10_000  # between the environment seeds of consecutive member seeds
 STEP_LIMIT = 100_000  # of an episode; nothing that is scored is as long
 PACKAGES = ("jdql", "jax", "gymnasium", "mujoco", "gymnasium-robotics")
 
-Progress = Callable[[int, int], None]  # (t, rows still running)
+Progress = Callable[[int, int], None]  # (t, episodes still running)
 
 
 class Evaluation(NamedTuple):
-    """What S members did in E episodes each.
+    """What S members did in E episodes each, in the environment's own reward.
 
     Attributes:
-      returns: undiscounted returns in the environment's own reward, (S, E).
+      returns: undiscounted returns, (S, E).
       lengths: environment steps, (S, E).
+      peaks: the largest reward of a step, (S, E).
+      successes: 1 where the environment reported a success at some step (`success` or
+        `is_success` of its info), else 0; NaN where it reports none; (S, E).
     """
 
     returns: NDArray[np.float64]
     lengths: NDArray[np.int64]
+    peaks: NDArray[np.float64]
+    successes: NDArray[np.float64]
+
+
+def scores(result: Evaluation, config: EvalConfig) -> NDArray[np.float64] | None:
+    """What the episodes score, (S, E), or None where the task defines no score.
+
+    `config.score` says which quantity counts, and `config.reference` which values of it
+    are 0 and 100; a success without a reference counts 100.
+
+    Raises:
+      ValueError: there is no such quantity or reference, or the environment reports no
+        success though it is to be scored.
+    """
+    by_name = {
+        "return": result.returns,
+        "peak": result.peaks,
+        "success": result.successes,
+    }
+    values = one_of("eval.score", config.score, by_name)
+    if config.score == "success" and np.isnan(values).any():
+        raise ValueError(
+            f"eval.score=success, but {config.env} reports none (neither `success` nor "
+            "`is_success` is in its info): score its return, eval.score=return"
+        )
+    if config.reference:
+        return normalized(values, config.reference)
+    return 100.0 * values if config.score == "success" else None
 
 
 def versions() -> dict[str, str]:
@@ -57,22 +92,6 @@ def versions() -> dict[str, str]:
     return found
 
 
-def evaluate(
-    agent: Agent,
-    policies: Policy,
-    seeds: Sequence[int],
-    spec: DataSpec,
-    config: EvalConfig,
-    *,
-    episodes: int | Sequence[int] | None = None,
-    mesh: Mesh | None = None,
-    progress: Progress | None = None,
-) -> Evaluation:
-    """Opens the environments, evaluates once and closes them; see `Rollouts`."""
-    with Rollouts(agent, seeds, spec, config, episodes=episodes, mesh=mesh) as rollouts:
-        return rollouts(policies, progress=progress)
-
-
 class Rollouts:
     """Environments held open for the evaluations of a run; a context manager.
 
@@ -81,7 +100,7 @@ class Rollouts:
 
     def __init__(
         self,
-        agent: Agent,
+        acting: Acting,
         seeds: Sequence[int],
         spec: DataSpec,
         config: EvalConfig,
@@ -92,9 +111,9 @@ class Rollouts:
         """Makes S x E environments.
 
         Args:
-          agent: whose `reset` and `act` are used.
+          acting: a policy of `Learned`.
           seeds: the S member seeds.
-          spec: of the data that the policies were trained on.
+          spec: of the data that the policies were trained on, on their own scale.
           config: which environment.
           episodes: E, or the numbers of the episodes; `config.episodes` by default.
           mesh: devices that share the members; by default as many as divide S.
@@ -107,9 +126,9 @@ class Rollouts:
         self.episodes = _episode_numbers(
             config.episodes if episodes is None else episodes
         )
-        self._agent, self._config = agent, config
-        self._mesh = mesh or distributed.member_mesh(len(self.seeds))
-        self._act = acting.batched(agent, self._mesh)
+        self._config = config
+        mesh = mesh or distributed.member_mesh(len(self.seeds))
+        self._player = Player(acting, self.seeds, self.episodes, mesh)
         self._environments: list[list[Any]] = [[] for _ in self.seeds]
         try:
             self._open(spec)
@@ -126,50 +145,62 @@ class Rollouts:
         _check(first, self._keys, spec, self._config.env)
 
     def __call__(
-        self, policies: Policy, *, progress: Progress | None = None
+        self, learned: Learned, *, progress: Progress | None = None
     ) -> Evaluation:
         """Runs every episode to its end.
 
         Args:
-          policies: `agent.policy(state)` stacked over the S members.
+          learned: by the S members, stacked.
           progress: called before each step; what it raises ends the evaluation.
 
         Raises:
           ValueError: a policy gave a non-finite action, or an episode has no end.
         """
         shape = (len(self.seeds), len(self.episodes))
-        policies, keys, carries = jax.device_put(
-            (
-                policies,
-                acting.episode_keys(self.seeds, self.episodes),
-                acting.stacked(self._agent.reset(), shape),
-            ),
-            distributed.sharded(self._mesh),
+        result = Evaluation(
+            np.zeros(shape),
+            np.zeros(shape, np.int64),
+            np.full(shape, -np.inf),
+            np.full(shape, np.nan),
         )
-        observation = self._reset()
-        returns, lengths = np.zeros(shape), np.zeros(shape, np.int64)
-        live = np.ones(shape, bool)
+        self._player.start(learned)
+        observation, live = self._reset(), np.ones(shape, bool)
         for t in range(STEP_LIMIT):
             if not live.any():
-                return Evaluation(returns, lengths)
+                return result
             if progress is not None:
                 progress(t, int(live.sum()))
-            rows = acting.Rows(policies, observation, keys, *_compacted(live))
-            output, carries = self._act(rows, carries, np.int32(t))
-            actions = np.asarray(output)
+            actions = self._player(observation, live)
             self._check_finite(actions, live, t)
             for s, e in np.argwhere(live):
-                environment = self._environments[s][e]
-                action = actions[s, e].astype(environment.action_space.dtype)
-                seen, reward, terminated, truncated, _ = environment.step(action)
-                observation[s, e] = observations.flatten(seen, self._keys)
-                returns[s, e] += reward
-                lengths[s, e] += 1
-                live[s, e] = not (terminated or truncated)
+                self._step(result, observation, live, s, e, actions[s, e])
         raise ValueError(
             f"an episode of {self._config.env} is longer than {STEP_LIMIT} steps: "
             "limit it, for instance by eval.env_kwargs={'max_episode_steps': 1000}"
         )
+
+    def _step(
+        self,
+        result: Evaluation,
+        observation: NDArray[np.float32],
+        live: NDArray[np.bool_],
+        s: int,
+        e: int,
+        action: NDArray[np.float32],
+    ) -> None:
+        """One step of one environment, written into the arrays."""
+        environment = self._environments[s][e]
+        seen, reward, terminated, truncated, info = environment.step(
+            action.astype(environment.action_space.dtype)
+        )
+        observation[s, e] = observations.flatten(seen, self._keys)
+        result.returns[s, e] += reward
+        result.lengths[s, e] += 1
+        result.peaks[s, e] = max(result.peaks[s, e], reward)
+        reported = info.get("success", info.get("is_success"))
+        if reported is not None:
+            result.successes[s, e] = np.fmax(result.successes[s, e], float(reported))
+        live[s, e] = not (terminated or truncated)
 
     def _reset(self) -> NDArray[np.float32]:
         """First observations (S, E, O), float32 as in training."""
@@ -208,10 +239,61 @@ class Rollouts:
         self.close()
 
 
-def _compacted(live: NDArray[np.bool_]) -> tuple[NDArray, NDArray]:
-    """Each member's row numbers, the live ones first (S, E), and how many live (S,)."""
-    order = np.argsort(~live, axis=1, kind="stable").astype(np.int32)
-    return order, live.sum(axis=1).astype(np.int32)
+# (learned, stopping) -> what all members did
+Play = Callable[[Learned, Callable[[], bool]], Evaluation]
+
+
+@contextlib.contextmanager
+def open_rollouts(
+    acting: Acting,
+    seeds: Sequence[int],
+    spec: DataSpec,
+    config: EvalConfig,
+    mesh: Mesh,
+) -> Iterator[Play]:
+    """Opens the environments of this process's members.
+
+    Args:
+      acting: a policy of `Learned`.
+      seeds: of all S members of the run.
+      spec: of the data that the policies were trained on, on their own scale.
+      config: which environment, and how many episodes.
+      mesh: what the members are sharded over.
+
+    Yields:
+      A function of what all members have learned, sharded over `mesh`, and of a reader
+      of the flag to stop.  In every process it gives the results of all members, or
+      raises Stopped when any process is to stop.
+
+    Raises:
+      ValueError: the environment cannot be made or does not fit; see `Rollouts`.
+    """
+    own_seeds = list(seeds)[processes.own_members(len(seeds))]
+    own_mesh = processes.own_mesh(mesh)
+    rollouts = processes.together(
+        lambda: Rollouts(acting, own_seeds, spec, config, mesh=own_mesh)
+    )
+
+    def play(learned: Learned, stopping: Callable[[], bool]) -> Evaluation:
+        def progress(*_: Any) -> None:
+            if stopping():
+                raise Stopped
+
+        def play_own() -> Evaluation | None:
+            try:
+                return rollouts(own, progress=progress)
+            except Stopped:
+                return None
+
+        own = processes.own_part(learned, mesh)
+        result = processes.together(play_own)
+        if processes.any_of(result is None):
+            raise Stopped
+        assert result is not None
+        return Evaluation(*map(processes.gather, result))
+
+    with rollouts:
+        yield play
 
 
 def _episode_numbers(episodes: int | Sequence[int]) -> list[int]:

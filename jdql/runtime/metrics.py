@@ -2,7 +2,8 @@
 
     metrics.jsonl      step, seed, swept settings, then one column per metric
     metrics.csv        the same table, made from the JSON lines
-    evaluations.jsonl  per-episode returns, lengths and scores with what they belong to
+    evaluations.jsonl   per-episode returns, lengths, peak rewards, successes and scores
+    measurements.jsonl  held-out numbers of a system, where it has any
 
 TensorBoard and Weights & Biases get the same numbers where they are asked for.  JSON
 has no word for a non-finite number: it is written as null.
@@ -16,12 +17,12 @@ import json
 import math
 import os
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from jdql.config import SWEPT
 
@@ -55,50 +56,90 @@ def read_rows(path: str | os.PathLike) -> list[Row]:
 
 def evaluation_rows(
     step: int,
-    seeds: Sequence[int],
-    returns: ArrayLike,
-    lengths: ArrayLike,
+    members: Sequence[Row],
+    result: Any,
     scores: ArrayLike | None,
     *,
     dataset: str,
     env: str,
-    settings: Sequence[Mapping[str, float]] | None = None,
     **labels: Any,
 ) -> list[Row]:
     """The rows of `evaluations.jsonl` of one evaluation.
 
     Args:
       step: updates done.
-      seeds: the S member seeds.
-      returns: undiscounted returns, (S, E).
-      lengths: environment steps, (S, E).
-      scores: normalised scores (0 to 100), (S, E), or None without a reference.
+      members: the S members, each its `seed` and swept settings.
+      result: `returns`, `lengths`, `peaks` and `successes` of all episodes, (S, E), as
+        `jdql.runtime.evaluate.Evaluation` has them.
+      scores: what the episodes score, (S, E), or None without a score.
       dataset: id of the dataset that was really trained on.
       env: Gymnasium id.
-      settings: each member's swept settings, by dotted name.
       **labels: what else identifies the numbers, such as `versions` and `reference`.
 
     Returns:
-      One row per seed, with per-episode lists and their means.
+      One row per member, with per-episode lists and their means; a success that the
+      environment does not report is None.
     """
-    returns, lengths = np.asarray(returns, np.float64), np.asarray(lengths)
-    scored = None if scores is None else np.asarray(scores, np.float64)
+    columns = {name: np.asarray(values) for name, values in _columns(result, scores)}
     return [
         {
             "step": int(step),
-            "seed": int(seed),
-            **(settings[i] if settings else {}),
+            **member,
             "dataset": dataset,
             "env": env,
-            "return_mean": float(returns[i].mean()),
-            "length_mean": float(lengths[i].mean()),
-            "score_mean": None if scored is None else float(scored[i].mean()),
-            "returns": returns[i].tolist(),
-            "lengths": lengths[i].tolist(),
-            "scores": None if scored is None else scored[i].tolist(),
+            **{f"{one}_mean": _mean(columns.get(many), i) for one, many in _NAMES},
+            **{many: _listed(columns.get(many), i) for _, many in _NAMES},
             **labels,
         }
-        for i, seed in enumerate(seeds)
+        for i, member in enumerate(members)
+    ]
+
+
+_NAMES = (
+    ("return", "returns"),
+    ("length", "lengths"),
+    ("score", "scores"),
+    ("peak", "peaks"),
+    ("success", "successes"),
+)
+
+
+def _columns(result: Any, scores: ArrayLike | None) -> Iterator[tuple[str, Any]]:
+    yield from zip(("returns", "lengths", "peaks"), result[:3], strict=True)
+    if scores is not None:
+        yield "scores", scores
+    if not np.isnan(result.successes).all():
+        yield "successes", result.successes
+
+
+def _mean(values: NDArray | None, i: int) -> float | None:
+    return None if values is None else float(values[i].mean())
+
+
+def _listed(values: NDArray | None, i: int) -> list[float] | None:
+    return None if values is None else values[i].tolist()
+
+
+def measurement_rows(
+    step: int, members: Sequence[Row], values: Mapping[str, ArrayLike], **labels: Any
+) -> list[Row]:
+    """The rows of `measurements.jsonl`: held-out numbers of a system.
+
+    Args:
+      step: updates done.
+      members: the S members, each its `seed` and swept settings.
+      values: arrays (S,) by name.
+      **labels: what they were measured on.
+    """
+    columns = {name: np.asarray(value) for name, value in values.items()}
+    return [
+        {
+            "step": int(step),
+            **member,
+            **{name: float(column[i]) for name, column in columns.items()},
+            **labels,
+        }
+        for i, member in enumerate(members)
     ]
 
 
@@ -135,7 +176,7 @@ class Writer:
         self._directory = Path(directory)
         self._directory.mkdir(parents=True, exist_ok=True)
         keep = -1 if resume_step is None else resume_step
-        for file in ("metrics.jsonl", "evaluations.jsonl"):
+        for file in ("metrics.jsonl", "evaluations.jsonl", "measurements.jsonl"):
             _keep_up_to(self._directory / file, keep)
         self._columns = _write_csv(self._directory)
         self._sinks: list[tuple[Sink, Callable[[], None]]] = []
@@ -145,46 +186,46 @@ class Writer:
             self._sinks.append(_wandb(self._directory, name, config or {}))
 
     def metrics(
-        self,
-        step: int,
-        seeds: Sequence[int],
-        values: Mapping[str, ArrayLike],
-        settings: Sequence[Mapping[str, float]] | None = None,
+        self, step: int, members: Sequence[Row], values: Mapping[str, ArrayLike]
     ) -> None:
         """Records the training metrics of one moment.
 
         Args:
           step: updates done.
-          seeds: the S member seeds.
+          members: the S members, each its `seed` and swept settings.
           values: arrays (S,) by metric name.
-          settings: each member's swept settings, by dotted name.
         """
-        columns = {key: np.asarray(value) for key, value in values.items()}
-        rows = [
-            {"step": int(step), "seed": int(seed)}
-            | dict(settings[i] if settings else {})
-            | {key: float(column[i]) for key, column in columns.items()}
-            for i, seed in enumerate(seeds)
-        ]
+        rows = measurement_rows(step, members, values)
         _append(self._directory / "metrics.jsonl", rows)
         if set(rows[0]) <= set(self._columns):
             _append_csv(self._directory / "metrics.csv", self._columns, rows)
         else:  # the first row, or a metric that was not there before
             self._columns = _write_csv(self._directory)
-        self._send(rows, columns)
+        self._send(rows, values)
 
     def evaluation(self, rows: Sequence[Row]) -> None:
         """Records one evaluation, as made by `evaluation_rows`."""
         _append(self._directory / "evaluations.jsonl", rows)
-        names = ("return_mean", "length_mean", "score_mean")
+        names = [f"{name}_mean" for name, _ in _NAMES]
         shown = [name for name in names if all(r[name] is not None for r in rows)]
+        self._send_as("evaluation", rows, shown)
+
+    def measurement(self, rows: Sequence[Row]) -> None:
+        """Records one set of held-out numbers, as made by `measurement_rows`."""
+        _append(self._directory / "measurements.jsonl", rows)
+        numbers = [n for n, v in rows[0].items() if isinstance(v, float)]
+        shown = [name for name in numbers if not name.startswith(SWEPT)]
+        self._send_as("measurement", rows, shown)
+
+    def _send_as(self, kind: str, rows: Sequence[Row], names: Sequence[str]) -> None:
+        """Hands these columns of the rows on, under names that tell their kind."""
         short = [
             {"step": r["step"], "seed": r["seed"]}
             | {name: r[name] for name in r if name.startswith(SWEPT)}
-            | {f"evaluation/{name}": r[name] for name in shown}
+            | {f"{kind}/{name}": r[name] for name in names}
             for r in rows
         ]
-        self._send(short, [f"evaluation/{name}" for name in shown])
+        self._send(short, [f"{kind}/{name}" for name in names])
 
     def _send(self, rows: Sequence[Row], names: Iterable[str]) -> None:
         """Hands each seed's numbers, and their mean, to TensorBoard and W&B."""

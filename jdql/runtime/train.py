@@ -1,9 +1,9 @@
-"""The run loop: chunks of updates, evaluations, checkpoints, and stopping on a signal.
+"""The run loop: updates, evaluations, checkpoints, and stopping on a signal.
 
-What happens when depends on the number of updates alone, and everything that outlasts a
-checkpoint is in it: a resumed run writes the rows of an unbroken one.  Of several
-processes each trains and evaluates its own members; all take the same turns, and the
-first one writes the record.
+When what happens depends on the number of updates alone, and all that has to outlast a
+stop is in the checkpoint: a resumed run writes the same record as one that was never
+stopped.  Of several processes each trains and evaluates its own members; all of them do
+so at the same updates, and the first one writes the record.
 """
 
 from __future__ import annotations
@@ -11,27 +11,39 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from tqdm import tqdm
 
-from jdql.agents.base import Agent, Maker, scaled
+from jdql.agents import base
 from jdql.config import Config
 from jdql.data.dataset import Source
-from jdql.references import normalized
-from jdql.runtime import checkpoint, distributed, evaluate, members, processes
+from jdql.runtime import (
+    checkpoint,
+    distributed,
+    evaluate,
+    members,
+    processes,
+    recipe,
+    trained,
+)
+from jdql.runtime.evaluate import open_rollouts
 from jdql.runtime.means import Means, first_non_finite
-from jdql.runtime.members import Members as Members
-from jdql.runtime.members import make_chunk, make_init
-from jdql.runtime.metrics import Writer, evaluation_rows, read_rows
-from jdql.runtime.playing import open_rollouts
+from jdql.runtime.metrics import (
+    Writer,
+    evaluation_rows,
+    measurement_rows,
+    read_rows,
+)
+from jdql.runtime.recipe import Learned, Recipe
 from jdql.runtime.stopping import Stopped, signals
-from jdql.types import DataSpec
+
+CHECKPOINTS = "checkpoints"  # in a run folder
 
 
 class Outcome(NamedTuple):
@@ -47,7 +59,6 @@ class NonFiniteError(ValueError):
 
 def run(
     config: Config,
-    make: Maker,
     source: Source,
     directory: Path,
     *,
@@ -60,7 +71,6 @@ def run(
 
     Args:
       config: the run; `config.seeds` must be a number.
-      make: the maker of the agent of `config.agent`.
       source: the dataset.
       directory: the run folder.
       resume: go on from the latest checkpoint in `directory`.
@@ -73,10 +83,133 @@ def run(
       NonFiniteError: a metric is not finite; names the seed, the metric and the step.
       ValueError, OSError: bad settings, or a file that cannot be read or written.
     """
+    folder = directory if resume else None
+    with planned(config, source, resume=folder, log=log) as plan:
+        return plan(directory)
+
+
+@contextlib.contextmanager
+def planned(
+    config: Config,
+    source: Source,
+    *,
+    resume: Path | None = None,
+    log: Callable[[str], None] = print,
+) -> Iterator[Callable[[Path], Outcome]]:
+    """Everything about a run that can be refused before its folder is made.
+
+    Args:
+      config: the run; `config.seeds` must be a number.
+      source: the dataset.
+      resume: the run folder to go on from, where there is one.
+      log: takes lines for the user; called in the first process only.
+
+    Yields:
+      `run` of the directory alone.
+
+    Raises:
+      ValueError, OSError: the run cannot be trained or evaluated.
+    """
     log = processes.first_only(log)
     with contextlib.ExitStack() as stack:
-        stopping = stack.enter_context(signals(log))
-        return _Run(config, make, source, directory, resume, log, stack)(stopping)
+        plan = processes.together(lambda: _plan(config, source, resume))
+        plan = plan._replace(play=_open(plan, stack))
+
+        def go(directory: Path) -> Outcome:
+            with contextlib.ExitStack() as inner:
+                stopping = inner.enter_context(signals(log))
+                return _Run(plan, directory, resume is not None, log, inner)(stopping)
+
+        yield go
+
+
+class Plan(NamedTuple):
+    """What a run is made of.
+
+    Attributes:
+      config: the run.
+      source: the dataset.
+      recipe: how the system is made.
+      members: the S members.
+      inputs: their seeds, settings and what earlier runs learned, on the devices.
+      mesh: devices that share the members.
+      data: what batches are drawn from, on the devices.
+      measure: `(learned, seeds) -> metrics`, held-out numbers; None without any.
+      play: evaluation in the simulator; None without any.
+    """
+
+    config: Config
+    source: Source
+    recipe: Recipe
+    members: list[members.Member]
+    inputs: members.Members
+    mesh: Mesh
+    data: Any
+    measure: Callable[..., Any] | None
+    play: evaluate.Play | None
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds of the members."""
+        return [member["seed"] for member in self.members]
+
+
+def _plan(config: Config, source: Source, resume: Path | None) -> Plan:
+    """All but the environments."""
+    everyone = members.members_of(config)
+    mesh = distributed.member_mesh(len(everyone))
+    recipes, given = _given(config, source, resume)
+    make, spec = base.maker(config.agent), source.agent_spec
+    system = Recipe(make, config.agent, spec, source.scaling, recipes)
+    members.check(system, config)
+    inputs = members.stacked(config.agent, everyone, given)
+    data = members.prepared(system, config, source.dataset)
+    return Plan(
+        config,
+        source,
+        system,
+        everyone,
+        distributed.put(inputs, distributed.sharded(mesh)),
+        mesh,
+        distributed.put(data, distributed.replicated(mesh)),
+        _measure(system, config, source, mesh),
+        None,
+    )
+
+
+def _open(plan: Plan, stack: contextlib.ExitStack) -> evaluate.Play | None:
+    """Opens the environments, where the system acts and has any."""
+    policy, settings = recipe.acting(plan.recipe), plan.config.eval
+    if policy is None or not (settings.env and settings.episodes):
+        return None
+    spec = plan.source.spec
+    rollouts = open_rollouts(policy, plan.seeds, spec, settings, plan.mesh)
+    return stack.enter_context(rollouts)
+
+
+def _given(
+    config: Config, source: Source, resume: Path | None
+) -> tuple[dict[str, Recipe], dict[str, Learned]]:
+    """What earlier runs learned: in a resumed run as it was saved along."""
+    if resume is None or not checkpoint.steps(resume / CHECKPOINTS):
+        return trained.earlier(config, source.agent_spec, source.scaling)
+    before = trained.open_run(resume)
+    if not before.recipe.given:
+        return {}, {}
+    return dict(before.recipe.given), trained.restore(before).given
+
+
+def _measure(
+    system: Recipe, config: Config, source: Source, mesh: Mesh
+) -> Callable[..., Any] | None:
+    """Measures on held-out episodes, or on the training data where there are none."""
+    measure = members.make_measure(system, mesh)
+    if measure is None:
+        return None
+    held_out = source.dataset if source.held_out is None else source.held_out
+    data = members.prepared(system, config, held_out)
+    placed = distributed.put(data, distributed.replicated(mesh))
+    return lambda learned, seeds: measure(learned, seeds, placed)
 
 
 class _Run:
@@ -84,31 +217,19 @@ class _Run:
 
     def __init__(
         self,
-        config: Config,
-        make: Maker,
-        source: Source,
+        plan: Plan,
         directory: Path,
         resume: bool,
         log: Callable[[str], None],
         stack: contextlib.ExitStack,
     ) -> None:
-        self.config, self.source, self.log = config, source, log
-        self.folder = directory / "checkpoints"
-        self.rows = members.rows(config)
-        self.seeds = [row["seed"] for row in self.rows]
-        self.settings = members.settings(self.rows)
-        self.mesh = distributed.member_mesh(len(self.rows))
-        members.check(make, config, source.spec, source.dataset)
-        self._define(make)
-        self.play = None
-        if config.eval.env and config.eval.episodes:
-            rollouts = open_rollouts(
-                self.maker, config.agent, source.spec, config.eval, self.rows, self.mesh
-            )
-            self.play = stack.enter_context(rollouts)
-        everywhere = distributed.replicated(self.mesh)
-        self.members = distributed.put(members.stacked(self.rows), self.shard)
-        self.dataset = distributed.put(source.dataset, everywhere)
+        self.plan, self.config, self.log = plan, plan.config, log
+        self.folder = directory / CHECKPOINTS
+        self.shard = distributed.sharded(plan.mesh)
+        self.init = members.make_init(plan.recipe, plan.mesh)
+        self.learned = members.make_learned(plan.recipe, plan.mesh)
+        self.keep_better = jax.jit(checkpoint.keep_better, out_shardings=self.shard)
+        self.updates: dict[int, Callable] = {}
         # It may have been stopped before its first checkpoint.
         resume = resume and bool(checkpoint.steps(self.folder))
         self._restore() if resume else self._begin()
@@ -117,32 +238,33 @@ class _Run:
             checkpoint.Checkpoints(self.folder, resume_step=self.step)
         )
         self.writer = self._open_writer(directory, stack)
-        known = read_rows(directory / "evaluations.jsonl") if self.writer else []
-        self.evaluated = {row["step"] for row in known}
-
-    def _define(self, make: Maker) -> None:
-        """The compiled functions."""
-        config, spec = self.config.agent, self.source.spec
-
-        def maker(settings: Any, spec: DataSpec) -> Agent:
-            return scaled(make(settings, spec), self.source.scaling)
-
-        self.maker, self.shard = maker, distributed.sharded(self.mesh)
-        policy = jax.vmap(maker(config, spec).policy)
-        self.policies = jax.jit(policy, out_shardings=self.shard)
-        self.keep_better = jax.jit(checkpoint.keep_better, out_shardings=self.shard)
-        self.init = make_init(make, config, spec, self.mesh)
-        self.chunks: dict[int, Callable] = {}
-        self.make_chunk = lambda length: make_chunk(
-            make, config, spec, self.mesh, length
-        )
+        self.recorded = _recorded(directory) if self.writer else set()
 
     def _begin(self) -> None:
-        self.step, self.state, self.means = 0, self.init(self.members), Means()
-        # A copy: the state is donated to the next chunk.
-        self.best = jax.tree.map(jnp.copy, self.policies(self.state))
-        self.best_scores = [-np.inf] * len(self.rows)
-        self.best_steps = [0] * len(self.rows)
+        plan = self.plan
+        with members.traced(plan.recipe, plan.inputs, plan.data):
+            self.state = self.init(plan.inputs)
+        self.step, self.means, self.best = 0, Means(), None
+        self.best_scores = [-np.inf] * len(plan.members)
+        self.best_steps = [0] * len(plan.members)
+        if plan.play is not None:
+            self.best = self.learned(self.state, plan.inputs)
+
+    def _restore(self) -> None:
+        state = jax.eval_shape(self.init, self.plan.inputs)
+        learned = jax.eval_shape(self.learned, state, self.plan.inputs)
+        self.state = checkpoint.restore_train(self.folder, state, sharding=self.shard)
+        self.best = None
+        if self.plan.play is not None:
+            self.best = checkpoint.restore_learned(
+                self.folder, learned, "best", sharding=self.shard
+            )
+        saved = checkpoint.metadata(self.folder)
+        self.step = saved["step"]
+        self.means = Means(saved.get("means"))
+        self.best_steps = saved["best_steps"]
+        self.best_scores = [-np.inf if s is None else s for s in saved["best_scores"]]
+        self.log(f"resuming at update {self.step}")
 
     def _open_writer(
         self, directory: Path, stack: contextlib.ExitStack
@@ -159,20 +281,6 @@ class _Run:
             config=dataclasses.asdict(self.config),
         )
         return stack.enter_context(writer)
-
-    def _restore(self) -> None:
-        state = jax.eval_shape(self.init, self.members)
-        policy = jax.eval_shape(self.policies, state)
-        self.state = checkpoint.restore_train(self.folder, state, sharding=self.shard)
-        self.best = checkpoint.restore_policy(
-            self.folder, policy, "best", sharding=self.shard
-        )
-        saved = checkpoint.metadata(self.folder)
-        self.step = saved["step"]
-        self.means = Means(saved.get("means"))
-        self.best_steps = saved["best_steps"]
-        self.best_scores = [-np.inf if s is None else s for s in saved["best_scores"]]
-        self.log(f"resuming at update {self.step}")
 
     def __call__(self, stopping: Callable[[], bool]) -> Outcome:
         total = self.config.train.steps
@@ -202,24 +310,25 @@ class _Run:
         every = self.config.eval.every
         if not (step > 0 and (step % every == 0 or step >= self.config.train.steps)):
             return False
-        return processes.any_of(self.writer is not None and step not in self.evaluated)
+        return processes.any_of(self.writer is not None and step not in self.recorded)
 
     def _length(self) -> int:
         """Updates to the next moment at which the loop has something to do."""
         train = self.config.train
         quick = max(1, train.log_every // 10)
-        size = train.chunk or (quick if distributed.on_cpu() else train.log_every)
+        size = train.call or (quick if distributed.on_cpu() else train.log_every)
         periods = (size, train.log_every, self.config.eval.every)
         following = [(self.step // period + 1) * period for period in periods]
         return min(*following, train.steps) - self.step
 
     def _advance(self, bar: tqdm) -> None:
-        length = self._length()
-        if length not in self.chunks:
-            self.chunks[length] = self.make_chunk(length)
-        self.state, metrics = self.chunks[length](
-            self.state, self.members, self.dataset
-        )
+        plan, length = self.plan, self._length()
+        if length not in self.updates:
+            self.updates[length] = members.make_updates(plan.recipe, plan.mesh, length)
+        with members.traced(plan.recipe, plan.inputs, plan.data):
+            self.state, metrics = self.updates[length](
+                self.state, plan.inputs, plan.data
+            )
         values = {name: processes.to_host(value) for name, value in metrics.items()}
         self._check_finite(values)
         self.step += length
@@ -228,7 +337,7 @@ class _Run:
         if self.step % self.config.train.log_every == 0:
             means = self.means.take()
             if self.writer:
-                self.writer.metrics(self.step, self.seeds, means, self.settings)
+                self.writer.metrics(self.step, plan.members, means)
             shown = {name: f"{value.mean():.3g}" for name, value in means.items()}
             bar.set_postfix(shown, refresh=False)
 
@@ -239,60 +348,84 @@ class _Run:
         name, member, offset = found
         saved = "none" if self.saved is None else f"update {self.saved}"
         raise NonFiniteError(
-            f"{members.describe(self.rows[member])}: {name} is "
+            f"{members.describe(self.plan.members[member])}: {name} is "
             f"{values[name][member, offset]} at update {self.step + offset + 1}; the "
             f"last checkpoint is {saved}. Try a smaller learning rate or eta, or a "
             "smaller grad_norm"
         )
 
     def _evaluate(self, stopping: Callable[[], bool], bar: tqdm) -> None:
-        score = self._roll_out(stopping, bar) if self.play else None
-        self.evaluated.add(self.step)
+        learned = self.learned(self.state, self.plan.inputs)
+        if self.plan.measure is not None:
+            self._take_measure(learned, bar)
+        score = self._roll_out(learned, stopping, bar) if self.plan.play else None
+        self.recorded.add(self.step)
         self._save(score)
 
-    def _roll_out(self, stopping: Callable[[], bool], bar: tqdm) -> float:
+    def _take_measure(self, learned: Learned, bar: tqdm) -> None:
+        """Measures and records what needs no simulator."""
+        assert self.plan.measure is not None
+        found = self.plan.measure(learned, self.plan.inputs.seed)
+        values = {name: processes.to_host(value) for name, value in found.items()}
+        source = self.plan.source
+        if self.writer:
+            self.writer.measurement(
+                measurement_rows(
+                    self.step,
+                    self.plan.members,
+                    values,
+                    dataset=source.id,
+                    held_out=source.held_out is not None,
+                )
+            )
+        bar.clear()
+        shown = ", ".join(f"{name} {v.mean():.4g}" for name, v in values.items())
+        self.log(f"update {self.step}: {shown}")
+
+    def _roll_out(
+        self, learned: Learned, stopping: Callable[[], bool], bar: tqdm
+    ) -> float:
         """Plays and records; returns the mean score, or the return without one."""
-        settings, policies = self.config.eval, self.policies(self.state)
-        assert self.play is not None
-        returns, lengths = self.play(policies, self.members.hyper, stopping)
-        scores = normalized(returns, settings.reference) if settings.reference else None
+        settings, plan = self.config.eval, self.plan
+        assert plan.play is not None
+        result = plan.play(learned, stopping)
+        scores = evaluate.scores(result, settings)
         if self.writer:
             rows = evaluation_rows(
                 self.step,
-                self.seeds,
-                returns,
-                lengths,
+                plan.members,
+                result,
                 scores,
-                dataset=self.source.id,
+                dataset=plan.source.id,
                 env=settings.env,
                 reference=settings.reference,
                 versions=evaluate.versions(),
-                settings=self.settings,
             )
             self.writer.evaluation(rows)
-        kept = (returns if scores is None else scores).mean(axis=1)
+        kept = (result.returns if scores is None else scores).mean(axis=1)
         better = kept > np.asarray(self.best_scores)
-        self.best = self.keep_better(self.best, policies, better)
+        self.best = self.keep_better(self.best, learned, better)
         self.best_scores = np.maximum(self.best_scores, kept).tolist()
         self.best_steps = np.where(better, self.step, self.best_steps).tolist()
         bar.clear()
         unit = "return" if scores is None else "score"
-        each = members.listed(self.rows, kept)
+        each = members.listed(plan.members, kept)
         self.log(f"update {self.step}: mean {unit} {kept.mean():.1f} ({each})")
         return float(kept.mean())
 
     def _save(self, score: float | None = None) -> None:
+        plan = self.plan
         scores = [s if np.isfinite(s) else None for s in self.best_scores]
         self.checkpoints.save(
             self.step,
             train=self.state,
-            policy=self.policies(self.state),
+            learned=self.learned(self.state, plan.inputs),
             best=self.best,
             metadata={
-                "seeds": self.seeds,
-                "members": self.rows,
-                "dataset": self.source.id,
-                "spec": self.source.spec._asdict(),
+                "members": plan.members,
+                "dataset": plan.source.id,
+                "recipe": recipe.to_json(plan.recipe),
+                "space": plan.source.spec._asdict(),
                 "best_scores": scores,
                 "best_steps": self.best_steps,
                 "means": self.means.state(),
@@ -300,3 +433,9 @@ class _Run:
             score=score,
         )
         self.saved = self.step
+
+
+def _recorded(directory: Path) -> set[int]:
+    """The updates at which the run was evaluated or measured."""
+    files = ("evaluations.jsonl", "measurements.jsonl")
+    return {row["step"] for file in files for row in read_rows(directory / file)}

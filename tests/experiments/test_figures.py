@@ -11,13 +11,12 @@ import numpy as np
 import pytest
 
 from experiments import figures
-from experiments.launch import run_folder
 from experiments.launch.overrides import Override
 from experiments.launch.resolve import agent_names, resolve
 from experiments.studies.ablations import agents, eta, runs, speed, steps
 from experiments.studies.bandit import experiment, panels
 from jdql.envs import bandit
-from jdql.runtime import distributed
+from jdql.runtime import distributed, stored
 from jdql.runtime.metrics import read_rows
 
 TINY = (
@@ -139,7 +138,7 @@ def test_steps_are_trained_timed_and_drawn_once(monkeypatch, capsys):
     assert figures.main(["steps", "--out=f", "--runs=r", *TINY]) == 0
     assert drawn(Path("f/steps"))
     folder = Path("r/steps/bandit-T3-4")
-    assert run_folder.load(folder).agent.diffusion_steps == 3
+    assert stored.load(folder).agent.diffusion_steps == 3
     measured = speed.read(folder)
     assert measured["fastest"] <= measured["milliseconds"] <= measured["slowest"]
     rows = [row for row in read_rows(folder / "evaluations.jsonl") if row["step"] == 4]
@@ -216,7 +215,7 @@ def test_every_agent_has_its_settings_for_the_task(task):
 
 def test_other_settings_need_another_folder(tmp_path):
     config = eta.config_of("bandit", range(2), tmp_path, full=False)
-    run_folder.save(config, config.run.dir)
+    stored.save(config, config.run.dir)
     other = [Override("agent.tau", "0.5")]
     changed = eta.config_of("bandit", range(2), tmp_path, full=False, overrides=other)
     with pytest.raises(ValueError, match="--runs=FOLDER"):

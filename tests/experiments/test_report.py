@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from experiments import evaluate, report
-from experiments.launch import run_folder
 from experiments.launch.overrides import Override
 from experiments.launch.resolve import resolve
+from jdql.runtime import stored
 from jdql.runtime.metrics import Writer, evaluation_rows
 
 
@@ -23,7 +23,7 @@ def make_run(folder, scores, agent="diffusion_ql", config="walker2d_medium", **c
     settings = dataclasses.replace(
         settings, agent=dataclasses.replace(settings.agent, **changes)
     )
-    run_folder.save(settings, folder)
+    stored.save(settings, folder)
     scores = np.asarray(scores, float)
     seeds = range(first, first + len(scores))
     with Writer(folder) as writer:
@@ -130,7 +130,7 @@ def test_report_mistakes_are_one_line(two_runs, tmp_path, capsys):
     assert "give run folders" in fails(capsys, report)
     assert "is no run folder" in fails(capsys, report, tmp_path / "nowhere")
     empty = tmp_path / "empty"
-    run_folder.save(resolve("walker2d_medium"), empty)
+    stored.save(resolve("walker2d_medium"), empty)
     assert "no evaluation yet" in fails(capsys, report, empty)
     copy = make_run(tmp_path / "copy", [[1, 2]], first_seed=1)
     text = fails(capsys, report, two_runs[0], copy)
@@ -141,7 +141,7 @@ def test_report_mistakes_are_one_line(two_runs, tmp_path, capsys):
 
 def test_a_run_without_evaluations_is_named_among_others(two_runs, tmp_path, capsys):
     empty = tmp_path / "empty"
-    run_folder.save(resolve("walker2d_medium"), empty)
+    stored.save(resolve("walker2d_medium"), empty)
     command = [str(two_runs[0]), str(empty), "--noplots", f"--out={tmp_path / 'o'}"]
     assert report.main(command) == 0
     assert f"left out: {empty} has no evaluation yet" in capsys.readouterr().out
@@ -199,6 +199,6 @@ def test_selection_mistakes_are_one_line(two_runs, tmp_path, capsys):
     text = fails(capsys, evaluate, f"--run={bare}", "--selection=all")
     assert "recorded none" in text
     empty = tmp_path / "empty"
-    run_folder.save(resolve("walker2d_medium"), empty)
+    stored.save(resolve("walker2d_medium"), empty)
     text = fails(capsys, evaluate, f"--run={empty}", "--selection=all")
     assert "no evaluation yet" in text

@@ -9,14 +9,13 @@ import numpy as np
 import pytest
 
 from experiments import validate
-from experiments.launch import run_folder
 from jdql.agents import diffusion_bc
 from jdql.config import Config, DataConfig, TrainConfig
 from jdql.data.sources import load
 from jdql.diffusion.losses import denoising_loss
 from jdql.diffusion.schedules import make_schedule
 from jdql.networks.mlp import NoiseNetwork
-from jdql.runtime import checkpoint, train
+from jdql.runtime import checkpoint, stored, train
 from jdql.runtime.metrics import read_rows
 
 TINY = {"hidden": (8, 8), "batch_size": 16, "diffusion_steps": 2}
@@ -43,7 +42,7 @@ def run(tmp_path_factory) -> tuple[Config, Path]:
         seeds=1,
         sweep=(("agent.lr", (0.0, 0.01)),),
     )
-    run_folder.save(config, folder)
+    stored.save(config, folder)
     train.run(config, diffusion_bc.make, load(DATA, log=quiet), folder, log=quiet)
     return config, folder
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import statistics
 import time
@@ -13,14 +12,16 @@ from typing import Any
 import jax
 import numpy as np
 
+from jdql.agents import base
 from jdql.collect import collect
 from jdql.config import Config
 from jdql.data import sources
 from jdql.data.dataset import Source
-from jdql.runtime import distributed, members
+from jdql.runtime import distributed, members, recipe
+from jdql.runtime.recipe import Recipe
 
-CHUNKS = 7  # timed; the median counts
-LENGTH = 20  # updates in a chunk; on an accelerator ten times that
+CALLS = 7  # timed; the median counts
+LENGTH = 20  # updates in a call; on an accelerator ten times that
 DECISIONS = 100  # timed one by one, of one state each
 FILE = "update_time.json"
 
@@ -38,7 +39,7 @@ def measured(planned: Sequence[Config], log: Callable[[str], None]) -> None:
 
 
 def measure(config: Config, source: Source) -> dict[str, Any]:
-    """Trains a few chunks, and acts, for nothing but their time.
+    """Trains a few calls of updates, and acts, for nothing but their time.
 
     Args:
       config: the run; all its members are trained, as they will be.
@@ -46,49 +47,55 @@ def measure(config: Config, source: Source) -> dict[str, Any]:
 
     Returns:
       `milliseconds` of an update of all members (the median), the `slowest` and the
-      `fastest` chunk's, `acting_milliseconds` of one decision of one member (the
+      `fastest` call's, `acting_milliseconds` of one decision of one member (the
       median), and what was measured on.
     """
-    make = importlib.import_module(type(config.agent).__module__).make
-    rows = members.rows(config)
-    mesh = distributed.member_mesh(len(rows))
+    system = Recipe(
+        base.maker(config.agent), config.agent, source.agent_spec, source.scaling
+    )
+    everyone = members.members_of(config)
+    mesh = distributed.member_mesh(len(everyone))
     length = LENGTH if distributed.on_cpu() else 10 * LENGTH
-    arguments = (make, config.agent, source.spec, mesh)
-    inputs = distributed.put(members.stacked(rows), distributed.sharded(mesh))
-    dataset = distributed.put(source.dataset, distributed.replicated(mesh))
-    state = members.make_init(*arguments)(inputs)
-    chunk = members.make_chunk(*arguments, length)
+    stacked = members.stacked(config.agent, everyone)
+    inputs = distributed.put(stacked, distributed.sharded(mesh))
+    data = distributed.put(
+        members.prepared(system, config, source.dataset), distributed.replicated(mesh)
+    )
+    state = members.make_init(system, mesh)(inputs)
+    updates = members.make_updates(system, mesh, length)
     seconds = []
-    for _ in range(CHUNKS + 1):  # the first one compiles
+    for _ in range(CALLS + 1):  # the first one compiles
         start = time.perf_counter()
-        state, _ = jax.block_until_ready(chunk(state, inputs, dataset))
+        state, _ = jax.block_until_ready(updates(state, inputs, data))
         seconds.append(time.perf_counter() - start)
     each = [1e3 * s / length for s in seconds[1:]]
-    agent = make(config.agent, source.spec)
-    decision = _decision(agent, state, source.spec.observation_dim)
+    learned = members.make_learned(system, mesh)(state, inputs)
     return {
         "milliseconds": statistics.median(each),
         "fastest": min(each),
         "slowest": max(each),
-        "acting_milliseconds": 1e3 * decision,
-        "members": len(rows),
+        "acting_milliseconds": 1e3 * _decision(system, learned),
+        "members": len(everyone),
         "devices": mesh.size,
         "device": mesh.devices.flat[0].device_kind,
-        "chunks": CHUNKS,
+        "calls": CALLS,
         "updates": length,
     }
 
 
-def _decision(agent: Any, state: Any, size: int) -> float:
-    """Seconds from one observation to its action, the median; the first call aside."""
-    first = jax.tree.map(lambda leaf: np.asarray(leaf[0]), state)
-    policy = jax.device_put(agent.policy(first), jax.devices()[0])
-    carry, observation = agent.reset(), np.zeros(size, np.float32)
-    act = jax.jit(lambda observation, key: agent.act(policy, carry, observation, key))
+def _decision(system: Recipe, learned: Any) -> float:
+    """Seconds from one observation to a plan, the median; the first call aside."""
+    acting = recipe.acting(system)
+    assert acting is not None
+    first = jax.tree.map(lambda leaf: np.asarray(leaf[0]), learned)
+    first = jax.device_put(first, jax.devices()[0])
+    carry = acting.reset()
+    seen = np.zeros((acting.history, system.spec.observation_dim), np.float32)
+    act = jax.jit(lambda seen, key: acting.act(first, carry, seen, key))
     seconds = []
     for key in jax.random.split(jax.random.key(0), DECISIONS + 1):
         start = time.perf_counter()
-        jax.block_until_ready(act(observation, key))
+        jax.block_until_ready(act(seen, key))
         seconds.append(time.perf_counter() - start)
     return statistics.median(seconds[1:])
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from experiments.studies.bandit import losses, stages
 from experiments.studies.bandit.networks import VAE
-from jdql.agents.base import Agent
+from jdql.agents.base import NOTHING, Agent, Stages, blank
 from jdql.types import Array, DataSpec, Float, Params, PRNGKeyArray
 
 CLIP = 0.5  # of the latents, when sampling
@@ -28,10 +28,14 @@ class Config:
     batch_size: int = 100
     hidden: tuple[int, ...] = (128, 128)
 
+    def tiny(self) -> Any:
+        """The same method at the size of a toy."""
+        return stages.tiny(self)
+
 
 def init_vae(vae: VAE, spec: DataSpec, key: PRNGKeyArray) -> Params:
     """The autoencoder's parameters."""
-    observation, action = stages.blank(spec)
+    observation, action = blank(spec)
     return vae.init(key, observation, action, jnp.zeros((1, vae.latent_dim)))
 
 
@@ -41,7 +45,7 @@ def vae_stage(vae: VAE, lr: float) -> stages.Stage:
     def loss(own, params, batch, draws, metrics):
         outputs = vae.apply(own, batch.observation, batch.action, draws.encoder)
         value = losses.vae_loss(batch.action, *outputs)
-        return value, {"vae_loss": value}
+        return value, {}
 
     return stages.Stage("vae", loss, lr)
 
@@ -59,8 +63,9 @@ class Draws(NamedTuple):
     encoder: Float[Array, "B L"]
 
 
-def make(config: Config, spec: DataSpec) -> Agent:
+def make(config: Config, spec: DataSpec, given: Stages = NOTHING) -> Agent:
     """Builds BC-CVAE."""
+    del given
     vae = VAE(spec.action_dim, config.hidden)
 
     def init_params(key):

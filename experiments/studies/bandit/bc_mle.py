@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from experiments.studies.bandit import losses, stages
 from experiments.studies.bandit.networks import Gaussian
-from jdql.agents.base import Agent
+from jdql.agents.base import NOTHING, Agent, Stages, blank
 from jdql.types import Array, DataSpec, Params
 
 LOG_STD = (-20.0, 2.0)  # the authors' clamp
@@ -27,6 +27,10 @@ class Config:
     batch_size: int = 100
     hidden: tuple[int, ...] = (128, 128)
 
+    def tiny(self) -> Any:
+        """The same method at the size of a toy."""
+        return stages.tiny(self)
+
 
 def gaussian(
     network: Gaussian, params: Params, observation: Array
@@ -37,12 +41,13 @@ def gaussian(
     return mean, jnp.clip(log_std, *LOG_STD)
 
 
-def make(config: Config, spec: DataSpec) -> Agent:
+def make(config: Config, spec: DataSpec, given: Stages = NOTHING) -> Agent:
     """Builds BC-MLE; its actions are not clipped, as in the authors' figure."""
+    del given
     network = Gaussian(spec.action_dim, config.hidden)
 
     def init_params(key):
-        return {"actor": network.init(key, stages.blank(spec)[0])}
+        return {"actor": network.init(key, blank(spec)[0])}
 
     def loss(own, params, batch, draws, metrics):
         mean, log_std = gaussian(network, own, batch.observation)

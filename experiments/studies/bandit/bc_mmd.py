@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from experiments.studies.bandit import losses, stages
 from experiments.studies.bandit.bc_cvae import decode, init_vae, vae_stage
 from experiments.studies.bandit.networks import VAE, Gaussian
-from jdql.agents.base import Agent
+from jdql.agents.base import NOTHING, Agent, Stages, blank
 from jdql.types import Array, DataSpec, Float, Params, PRNGKeyArray, Transition
 
 CLIP = 0.5  # of the policy's noise in the comparison, not when it acts
@@ -30,6 +30,10 @@ class Config:
     hidden: tuple[int, ...] = (128, 128)
     samples: int = 10  # compared for each observation
     sigma: float = losses.SIGMA
+
+    def tiny(self) -> Any:
+        """The same method at the size of a toy."""
+        return stages.tiny(self)
 
 
 class Draws(NamedTuple):
@@ -53,7 +57,7 @@ def init_params(
     vae_key, actor_key = jax.random.split(key)
     return {
         "vae": init_vae(vae, spec, vae_key),
-        "actor": actor.init(actor_key, stages.blank(spec)[0]),
+        "actor": actor.init(actor_key, blank(spec)[0]),
     }
 
 
@@ -105,8 +109,9 @@ def squashed(
     return jnp.tanh(mean + jnp.exp(log_std) * noise)
 
 
-def make(config: Config, spec: DataSpec) -> Agent:
+def make(config: Config, spec: DataSpec, given: Stages = NOTHING) -> Agent:
     """Builds BC-MMD."""
+    del given
     vae = VAE(spec.action_dim, config.hidden)
     actor = Gaussian(spec.action_dim, config.hidden)
 

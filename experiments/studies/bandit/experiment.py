@@ -37,36 +37,47 @@ class Result(NamedTuple):
 
 
 def run(
-    out: Path, seeds: Sequence[int], budget: Budget, *, shifted: bool, log: Log
-) -> list[Path]:
+    out: Path,
+    folder: Path,
+    seeds: Sequence[int],
+    budget: Budget,
+    *,
+    shifted: bool,
+    log: Log,
+) -> list[Path] | None:
     """Trains what is not trained yet, prints the tables and writes the figures.
 
     Args:
-      out: folder of the figures; the drawn actions go to its subfolder `bandit`.
+      out: folder of the figures.
+      folder: where the run folders are.
       seeds: of every method; the first one is drawn, the tables hold all.
       budget: updates and learning rate.
       shifted: whether BCQ's actions are drawn with their shift.
       log: takes lines for the user.
 
     Returns:
-      The files that were written.
+      The files that were written; None where the user stopped the training.
     """
-
-    def result(panel: Panel) -> Result:
-        actions = panels.actions(panel, seeds, out / "bandit", log)
-        return Result(
-            panel, actions, np.array([bandit.mode_shares(a) for a in actions])
-        )
-
     # The chains come last: they take longest, and what else there is is seen before.
-    cloned = [result(panel) for panel in panels.cloning(budget)]
-    improved = [result(panel) for panel in panels.improving(budget, shifted)]
-    cloned_steps = [result(panels.diffusion_cloning(T, budget)) for T in panels.STEPS]
-    improved_steps = [
-        result(panels.diffusion_improving(T, budget)) for T in panels.STEPS
+    methods = [
+        *panels.cloning(budget),
+        *panels.improving(budget, shifted),
+        *(panels.diffusion_cloning(T, budget) for T in panels.STEPS),
+        *(panels.diffusion_improving(T, budget) for T in panels.STEPS),
     ]
-    cloned.append(cloned_steps[-1])
-    improved.append(improved_steps[-1])
+    results: list[Result] = []
+    for panel in methods:
+        actions = panels.actions(panel, seeds, folder, log)
+        if actions is None:
+            return None
+        shares = np.array([bandit.mode_shares(a) for a in actions])
+        results.append(Result(panel, actions, shares))
+    long = len(panels.STEPS)
+    improved_steps, results = results[-long:], results[:-long]
+    cloned_steps, results = results[-long:], results[:-long]
+    count = len(panels.cloning(budget))
+    cloned = [*results[:count], cloned_steps[-1]]
+    improved = [*results[count:], improved_steps[-1]]
     for title, results, claim in (
         ("Cloning", cloned, clones),
         ("Q-learning", improved, improves),
@@ -83,6 +94,7 @@ def run(
             for r in (*cloned, *improved, *cloned_steps, *improved_steps)
         },
     }
+    out.mkdir(parents=True, exist_ok=True)
     written = [out / "bandit.json"]
     written[0].write_text(json.dumps(record, indent=2) + "\n")
     for name, figure in figures(cloned, improved, cloned_steps, improved_steps):

@@ -6,7 +6,7 @@ The shift reaches 0.05 at most, so the policy stays where the autoencoder puts i
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from experiments.studies.bandit import stages
 from experiments.studies.bandit.bc_cvae import decode, init_vae, vae_stage
 from experiments.studies.bandit.networks import VAE, Shift
-from jdql.agents.base import Agent
+from jdql.agents.base import NOTHING, Agent, Stages, blank
 from jdql.types import Array, DataSpec, Float, PRNGKeyArray
 
 
@@ -31,6 +31,10 @@ class Config:
     # does when it acts.
     shifted: bool = False
 
+    def tiny(self) -> Any:
+        """The same method at the size of a toy."""
+        return stages.tiny(self)
+
 
 class Draws(NamedTuple):
     """The noise of one update: of learning to encode, and of the actions to shift."""
@@ -39,15 +43,16 @@ class Draws(NamedTuple):
     behaviour: Float[Array, "B L"]
 
 
-def make(config: Config, spec: DataSpec) -> Agent:
+def make(config: Config, spec: DataSpec, given: Stages = NOTHING) -> Agent:
     """Builds QL-CVAE."""
+    del given
     vae = VAE(spec.action_dim, config.hidden)
     shift = Shift(config.reach, config.hidden)
     critic, fit = stages.critic_stage(config.critic_hidden, config.lr)
 
     def init_params(key):
         keys = jax.random.split(key, 3)
-        observation, action = stages.blank(spec)
+        observation, action = blank(spec)
         return {
             "vae": init_vae(vae, spec, keys[0]),
             "shift": shift.init(keys[1], observation, action),

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from experiments.studies.bandit import losses, stages
 from experiments.studies.bandit.bc_mle import gaussian
 from experiments.studies.bandit.networks import Gaussian
-from jdql.agents.base import Agent
+from jdql.agents.base import NOTHING, Agent, Stages, blank
 from jdql.rl.improvement import normalised_q_loss
 from jdql.types import Array, DataSpec, Float, PRNGKeyArray
 
@@ -30,6 +30,10 @@ class Config:
     hidden: tuple[int, ...] = (128, 128)
     critic_hidden: tuple[int, ...] = (128, 128, 128)
 
+    def tiny(self) -> Any:
+        """The same method at the size of a toy."""
+        return stages.tiny(self)
+
 
 class Draws(NamedTuple):
     """The noise of one update: of the policy's actions, and of the choice of critic."""
@@ -38,14 +42,15 @@ class Draws(NamedTuple):
     coin: Float[Array, ""]
 
 
-def make(config: Config, spec: DataSpec) -> Agent:
+def make(config: Config, spec: DataSpec, given: Stages = NOTHING) -> Agent:
     """Builds QL-MLE; its actions are not clipped, as in the authors' figure."""
+    del given
     actor = Gaussian(spec.action_dim, config.hidden)
     critic, fit = stages.critic_stage(config.critic_hidden, config.lr)
 
     def init_params(key):
         actor_key, critic_key = jax.random.split(key)
-        observation, action = stages.blank(spec)
+        observation, action = blank(spec)
         return {
             "actor": actor.init(actor_key, observation),
             "critic": critic.init(critic_key, observation, action),

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from experiments.studies.bandit import bc_mmd, stages
 from experiments.studies.bandit.bc_cvae import vae_stage
 from experiments.studies.bandit.networks import VAE, Gaussian
-from jdql.agents.base import Agent
+from jdql.agents.base import NOTHING, Agent, Stages, blank
 from jdql.rl.improvement import normalised_q_loss
 from jdql.types import Array, DataSpec, Float, PRNGKeyArray
 
@@ -40,8 +40,9 @@ class Draws(NamedTuple):
     coin: Float[Array, ""]
 
 
-def make(config: Config, spec: DataSpec) -> Agent:
+def make(config: Config, spec: DataSpec, given: Stages = NOTHING) -> Agent:
     """Builds QL-MMD."""
+    del given
     vae = VAE(spec.action_dim, config.hidden)
     actor = Gaussian(spec.action_dim, config.hidden)
     critic, fit = stages.critic_stage(config.critic_hidden, config.lr)
@@ -49,7 +50,7 @@ def make(config: Config, spec: DataSpec) -> Agent:
     def init_params(key):
         policy_key, critic_key, multiplier_key = jax.random.split(key, 3)
         return bc_mmd.init_params(vae, actor, spec, policy_key) | {
-            "critic": critic.init(critic_key, *stages.blank(spec)),
+            "critic": critic.init(critic_key, *blank(spec)),
             "log_multiplier": jax.random.normal(multiplier_key),
         }
 

@@ -6,20 +6,19 @@ improved on the critic that was fitted a moment before.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
-import optax
 
-from jdql.agents.base import Agent, Draws, Metrics, Policy, no_carry
-from jdql.data.dataset import Dataset
+from jdql.agents.base import Agent, Draws, Learned, Metrics, acts
 from jdql.data.sampling import transitions
 from jdql.networks.mlp import Critic
-from jdql.optim import adam, gradient_step
+from jdql.optim import Model, adam, descend, start
 from jdql.rl.targets import critic_loss
-from jdql.types import Array, DataSpec, Int, Params, PRNGKeyArray, Transition
+from jdql.types import Array, Int, Params, PRNGKeyArray, Transition
 
 ByName = dict[str, Any]
 
@@ -28,11 +27,10 @@ Loss = Callable[[Params, ByName, Transition, Draws, Metrics], tuple[Array, Metri
 
 
 class TrainState(NamedTuple):
-    """Arrays only: parameters and optimiser states by the name of the network."""
+    """Arrays only: the models by the name of the network."""
 
     step: Int[Array, ""]
-    params: ByName
-    opts: ByName
+    models: dict[str, Model]
 
 
 class Stage(NamedTuple):
@@ -47,7 +45,7 @@ class Stage(NamedTuple):
 
     name: str
     loss: Loss
-    lr: float
+    lr: Any
     project: Callable[[Params], Params] = lambda params: params
 
 
@@ -56,7 +54,7 @@ def agent(
     init_params: Callable[[PRNGKeyArray], ByName],
     stages: Sequence[Stage],
     draw: Callable[[PRNGKeyArray], Draws],
-    sample: Callable[[Policy, Array, PRNGKeyArray], Array],
+    sample: Callable[[Learned, Array, PRNGKeyArray], Array],
 ) -> Agent:
     """Puts an agent together.
 
@@ -71,39 +69,47 @@ def agent(
 
     def init(key: PRNGKeyArray) -> TrainState:
         params = init_params(key)
-        opts = {name: o.init(params[name]) for name, o in optimizers.items()}
-        return TrainState(jnp.zeros((), jnp.int32), params, opts)
-
-    def sample_batch(key: PRNGKeyArray, dataset: Dataset) -> Transition:
-        return transitions(key, dataset, batch_size)
+        models = {name: start(params[name], o) for name, o in optimizers.items()}
+        return TrainState(jnp.zeros((), jnp.int32), models)
 
     def update_step(
         state: TrainState, batch: Transition, draws: Draws
     ) -> tuple[TrainState, Metrics]:
-        params, opts = dict(state.params), dict(state.opts)
-        metrics: Metrics = {}
+        models, metrics = dict(state.models), {}
         for name, loss, _, project in stages:
-            gradients, found = jax.grad(loss, has_aux=True)(
-                params[name], params, batch, draws, metrics
-            )
-            new, opts[name] = gradient_step(
-                optimizers[name], params[name], opts[name], gradients
-            )
-            params[name] = project(new)
-            metrics = metrics | found
-            metrics[f"{name}_grad_norm"] = optax.tree.norm(gradients)
-        return TrainState(state.step + 1, params, opts), metrics
+            inputs = learned(models), batch, draws, metrics
+            model, found = descend(name, optimizers[name], models[name], loss, *inputs)
+            models[name] = model._replace(params=project(model.params))
+            metrics = {**metrics, **found}
+        return TrainState(state.step + 1, models), metrics
 
-    def policy(state: TrainState) -> ByName:
-        return state.params
+    def plan(learned: Learned, observation: Array, key: PRNGKeyArray) -> Array:
+        return sample(learned, observation[None], key)
 
-    def act(policy, carry, observation, key):
-        return sample(policy, observation[None], key)[0], carry
+    return Agent(
+        init=init,
+        sample_batch=functools.partial(transitions, batch_size=batch_size),
+        draw=draw,
+        update_step=update_step,
+        learned=lambda state: learned(state.models),
+        acting=acts(plan),
+    )
 
-    return Agent(init, sample_batch, draw, update_step, policy, no_carry, act)
+
+def learned(models: Mapping[str, Model]) -> ByName:
+    """The parameters by the name of the network."""
+    return {name: model.params for name, model in models.items()}
 
 
-def critic_stage(hidden: Sequence[int], lr: float) -> tuple[Critic, Stage]:
+def tiny(config: Any) -> Any:
+    """The settings of a method at the size of a toy."""
+    hidden = {
+        f.name: (16, 16) for f in dataclasses.fields(config) if "hidden" in f.name
+    }
+    return dataclasses.replace(config, batch_size=8, **hidden)
+
+
+def critic_stage(hidden: Sequence[int], lr: Any) -> tuple[Critic, Stage]:
     """The twin critic, and the stage that regresses both heads on the reward.
 
     A bandit's value is its reward: there is nothing to bootstrap from.
@@ -112,12 +118,6 @@ def critic_stage(hidden: Sequence[int], lr: float) -> tuple[Critic, Stage]:
 
     def loss(own, params, batch, draws, metrics):
         q: Any = critic.apply(own, batch.observation, batch.action)
-        value = critic_loss(q, batch.reward)
-        return value, {"critic_loss": value, "q_mean": jnp.mean(q)}
+        return critic_loss(q, batch.reward), {"q_mean": jnp.mean(q)}
 
     return critic, Stage("critic", loss, lr)
-
-
-def blank(spec: DataSpec) -> tuple[Array, Array]:
-    """An observation [1, O] and an action [1, A] to initialise networks with."""
-    return jnp.zeros((1, spec.observation_dim)), jnp.zeros((1, spec.action_dim))

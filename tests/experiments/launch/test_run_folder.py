@@ -17,7 +17,7 @@ def stored(folder: str = "r", name: str = "bandit"):
     config = dataclasses.replace(resolve(name), seeds=2)
     run = dataclasses.replace(config.run, dir=folder)
     config = dataclasses.replace(config, run=run)
-    run_folder.save(config, folder)
+    stored.save(config, folder)
     return config
 
 
@@ -28,8 +28,8 @@ def asked(name: str, *arguments: str):
 @pytest.mark.parametrize("name", config_names())
 def test_json_round_trip(name):
     config = resolve(name)
-    text = json.dumps(run_folder.to_dict(config))
-    assert run_folder.from_dict(json.loads(text)) == config
+    text = json.dumps(stored.to_dict(config))
+    assert stored.from_dict(json.loads(text)) == config
 
 
 def test_a_run_folder_is_a_config():
@@ -47,15 +47,15 @@ def test_a_moved_folder_is_itself():
 
 def test_the_agent_is_found_by_its_module():
     config = asked("bandit", "--config.agent=diffusion_bc")
-    values = run_folder.to_dict(config)
+    values = stored.to_dict(config)
     assert values["agent_module"] == "jdql.agents.diffusion_bc"
-    assert run_folder.from_dict(values).agent == config.agent
+    assert stored.from_dict(values).agent == config.agent
 
 
 def test_missing_fields_keep_their_defaults():
-    values = run_folder.to_dict(resolve("bandit"))
+    values = stored.to_dict(resolve("bandit"))
     del values["train"]["log_every"]
-    assert run_folder.from_dict(values) == resolve("bandit")
+    assert stored.from_dict(values) == resolve("bandit")
 
 
 @pytest.mark.parametrize(
@@ -69,11 +69,11 @@ def test_missing_fields_keep_their_defaults():
     ],
 )
 def test_a_spoilt_file_is_one_line(spoil, message):
-    values = run_folder.to_dict(stored())
+    values = stored.to_dict(stored())
     spoil(values)
     Path("r/config.json").write_text(json.dumps(values))
     with pytest.raises(ValueError, match=message) as caught:
-        run_folder.load("r")
+        stored.load("r")
     assert "\n" not in str(caught.value)
 
 
@@ -81,9 +81,9 @@ def test_a_file_that_is_not_json():
     stored()
     Path("r/config.json").write_text("{")
     with pytest.raises(ValueError, match="cannot be read"):
-        run_folder.load("r")
+        stored.load("r")
     with pytest.raises(ValueError, match="holds no run"):
-        run_folder.load("nowhere")
+        stored.load("nowhere")
 
 
 def test_choosing_a_folder():

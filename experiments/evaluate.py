@@ -186,9 +186,10 @@ def evaluate(
       ValueError: it has no such seed, swept value or step.
     """
     import jax
+    import numpy as np
 
     from jdql.agents.base import scaled
-    from jdql.data.normalize import blank
+    from jdql.data.scaling import blank
     from jdql.references import normalized
     from jdql.runtime import checkpoint, distributed, members
     from jdql.runtime.evaluate import versions
@@ -200,12 +201,14 @@ def evaluate(
     every = members.rows(config)
     chosen = _chosen(every, folder, seed, sweep)
     rows = [every[i] for i in chosen]
-    spec = _spec(saved["spec"])
+    spec, agent_spec = _spec(saved["spec"]), _spec(saved["agent_spec"])
     module = importlib.import_module(type(config.agent).__module__)
-    scaling = blank(config.data, spec.observation_dim)
+    scaling = jax.tree.map(
+        lambda a: np.zeros(a.shape, a.dtype), blank(saved["scaling"])
+    )
 
-    def maker(settings: Any, spec: Any):
-        return scaled(module.make(settings, spec), scaling)
+    def maker(settings: Any, _: Any):
+        return scaled(module.make(settings, agent_spec), scaling)
 
     agent = maker(config.agent, spec)
     keys = jax.random.split(jax.random.key(0), len(every))

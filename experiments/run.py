@@ -121,8 +121,8 @@ def launch(config: Config, asked: str = "") -> int:
     def check() -> None:
         if resume and chosen:
             run_folder.check_data(chosen, source.id)
-        make(config.agent, source.spec)
-        members.check(make, config, source.spec, source.dataset)
+        make(config.agent, source.agent_spec)
+        members.check(make, config, source.agent_spec, source.dataset)
 
     # The folder comes last: a command that cannot run leaves none behind.
     processes.together(check)

@@ -133,8 +133,16 @@ def validate(
     from jdql.runtime import checkpoint, distributed, members
 
     own = sources.load(config.data, log=_silent)
-    unscaled = dataclasses.replace(data, standardize=False, ignore=())
-    held_out = sources.apply_scaling(sources.load(unscaled, log=_silent), own.scaling)
+    unscaled = dataclasses.replace(
+        data,
+        scale_observations="identity",
+        scale_actions="identity",
+        ignore=(),
+        held_out=0,
+    )
+    held_out = sources.apply_scaling(
+        sources.load(unscaled, log=_silent), own.scaling, own.agent_spec
+    )
     if held_out.spec != own.spec:
         raise ValueError(
             f"{held_out.id} and {own.id}, which {folder} was trained on, differ in "
@@ -144,11 +152,11 @@ def validate(
     everyone = members.rows(config)
     stacked = members.stacked(everyone)
     mesh = distributed.member_mesh(1)
-    init = members.make_init(make, config.agent, own.spec, mesh)
+    init = members.make_init(make, config.agent, own.agent_spec, mesh)
     checkpoints = folder / "checkpoints"
     states = checkpoint.restore_train(checkpoints, jax.eval_shape(init, stacked), step)
     at = checkpoint.metadata(checkpoints, step)["step"]
-    losses = make_losses(make, config.agent, own.spec, batches)
+    losses = make_losses(make, config.agent, own.agent_spec, batches)
     rows = []
     for i, member in enumerate(everyone):
         state, hyper = jax.tree.map(lambda leaf, i=i: leaf[i], (states, stacked.hyper))

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from jdql.data.dataset import Dataset
-from jdql.data.normalize import Scaling
+from jdql.data.scaling import Scaling
 from jdql.types import Array, DataSpec, Float, PRNGKeyArray
 
 State = Any  # the agent's own TrainState: arrays only
@@ -64,30 +64,30 @@ Maker = Callable[[Any, DataSpec], Agent]
 
 
 class ScaledPolicy(NamedTuple):
-    """A policy and the scaling of the observations that it was trained on."""
+    """A policy and the scaling of the data that it was trained on."""
 
     scaling: Scaling
     policy: Policy
 
 
-def scaled(agent: Agent, scaling: Scaling | None) -> Agent:
-    """The agent that acts on raw observations though it learns from scaled ones.
+def scaled(agent: Agent, scaling: Scaling) -> Agent:
+    """The agent that acts in the environment though it learns from scaled data.
 
     Args:
-      agent: an agent whose dataset holds scaled observations.
-      scaling: what they were scaled by; None returns the agent as it is.
+      agent: an agent whose dataset holds scaled observations and actions.
+      scaling: what they were scaled by.
 
     Returns:
       An agent whose policy is a `ScaledPolicy`, so that it is saved with its scaling.
     """
-    if scaling is None:
-        return agent
 
     def policy(state: State) -> ScaledPolicy:
         return ScaledPolicy(scaling, agent.policy(state))
 
     def act(policy: ScaledPolicy, carry: Carry, observation, key):
-        return agent.act(policy.policy, carry, policy.scaling(observation), key)
+        observation = policy.scaling.observation.forward(observation)
+        action, carry = agent.act(policy.policy, carry, observation, key)
+        return policy.scaling.action.inverse(action), carry
 
     return agent._replace(policy=policy, act=act)
 

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from jdql.agents.base import Agent, Maker, scaled
 from jdql.config import Config
 from jdql.data.dataset import Source
+from jdql.data.scaling import describe
 from jdql.references import normalized
 from jdql.runtime import checkpoint, distributed, evaluate, members, processes
 from jdql.runtime.means import Means, first_non_finite
@@ -98,7 +99,7 @@ class _Run:
         self.seeds = [row["seed"] for row in self.rows]
         self.settings = members.settings(self.rows)
         self.mesh = distributed.member_mesh(len(self.rows))
-        members.check(make, config, source.spec, source.dataset)
+        members.check(make, config, source.agent_spec, source.dataset)
         self._define(make)
         self.play = None
         if config.eval.env and config.eval.episodes:
@@ -122,9 +123,9 @@ class _Run:
 
     def _define(self, make: Maker) -> None:
         """The compiled functions."""
-        config, spec = self.config.agent, self.source.spec
+        config, spec = self.config.agent, self.source.agent_spec
 
-        def maker(settings: Any, spec: DataSpec) -> Agent:
+        def maker(settings: Any, _: DataSpec) -> Agent:
             return scaled(make(settings, spec), self.source.scaling)
 
         self.maker, self.shard = maker, distributed.sharded(self.mesh)
@@ -293,6 +294,8 @@ class _Run:
                 "members": self.rows,
                 "dataset": self.source.id,
                 "spec": self.source.spec._asdict(),
+                "agent_spec": self.source.agent_spec._asdict(),
+                "scaling": describe(self.source.scaling),
                 "best_scores": scores,
                 "best_steps": self.best_steps,
                 "means": self.means.state(),

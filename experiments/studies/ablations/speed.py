@@ -53,7 +53,7 @@ def measure(config: Config, source: Source) -> dict[str, Any]:
     rows = members.rows(config)
     mesh = distributed.member_mesh(len(rows))
     length = LENGTH if distributed.on_cpu() else 10 * LENGTH
-    arguments = (make, config.agent, source.spec, mesh)
+    arguments = (make, config.agent, source.agent_spec, mesh)
     inputs = distributed.put(members.stacked(rows), distributed.sharded(mesh))
     dataset = distributed.put(source.dataset, distributed.replicated(mesh))
     state = members.make_init(*arguments)(inputs)
@@ -64,7 +64,7 @@ def measure(config: Config, source: Source) -> dict[str, Any]:
         state, _ = jax.block_until_ready(chunk(state, inputs, dataset))
         seconds.append(time.perf_counter() - start)
     each = [1e3 * s / length for s in seconds[1:]]
-    agent = make(config.agent, source.spec)
+    agent = make(config.agent, source.agent_spec)
     decision = _decision(agent, state, source.spec.observation_dim)
     return {
         "milliseconds": statistics.median(each),

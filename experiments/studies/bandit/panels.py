@@ -148,8 +148,8 @@ def train(panel: Panel, seeds: Sequence[int], source: Source) -> Policy:
     """
     mesh = distributed.member_mesh(len(seeds))
     dataset = distributed.put(source.dataset, distributed.replicated(mesh))
-    agent = panel.make(panel.agent, source.spec)
-    state = members.make_init(panel.make, panel.agent, source.spec, mesh)(
+    agent = panel.make(panel.agent, source.agent_spec)
+    state = members.make_init(panel.make, panel.agent, source.agent_spec, mesh)(
         distributed.put(_members(panel, seeds, 0.0), distributed.sharded(mesh))
     )
     chunks: dict[int, Callable] = {}
@@ -157,7 +157,7 @@ def train(panel: Panel, seeds: Sequence[int], source: Source) -> Policy:
         length = min(CHUNK, panel.updates - done)
         if length not in chunks:
             chunks[length] = members.make_chunk(
-                panel.make, panel.agent, source.spec, mesh, length
+                panel.make, panel.agent, source.agent_spec, mesh, length
             )
         inputs = _members(panel, seeds, done / panel.updates)
         state, metrics = chunks[length](
@@ -193,9 +193,9 @@ def sample(
     config = panel.agent
     if isinstance(config, diffusion_ql.Config):
         config = dataclasses.replace(config, candidates=1)
-    agent = panel.make(config, source.spec)
+    agent = panel.make(config, source.agent_spec)
     mesh = distributed.member_mesh(len(seeds))
-    observation = np.zeros(source.spec.observation_dim, np.float32)
+    observation = np.zeros(source.agent_spec.observation_dim, np.float32)
 
     def draw(member: tuple[Policy, Any], observation: Any) -> Any:
         policy, keys = member

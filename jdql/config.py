@@ -27,7 +27,7 @@ class DataConfig:
     # minari: never collect; local: always the dataset that jdql collects itself.
     source: str = "auto"
     # none | normalize | antmaze | minus_one | minmax | iql_locomotion |
-    # package.module:function, of a dataset to a dataset
+    # package.module:function, `(dataset, training data) -> dataset`
     reward: str = "none"
     # Names of an .npz file's columns, "observations=s,actions=a,rewards=r,terminals=d"
     # and perhaps timeouts and next_observations; "" knows jdql's names and NeoRL-2's.
@@ -35,10 +35,13 @@ class DataConfig:
     # Keeps these episodes, counted over all of the data: "0:14", "14:" or ":-4", as
     # Python slices a list; "" keeps all.
     episodes: str = ""
-    # Observations to mean 0 and deviation 1 over the training data (the authors do
-    # not), and columns of them that agents see as 0.  Both are saved with the policy.
-    standardize: bool = False
-    ignore: tuple[int, ...] = ()
+    # The last episodes, this many of those kept, are not trained on.
+    held_out: int = 0
+    # identity | gaussian | limits | cdf, fitted on the training data and saved with
+    # what is learned: see jdql/data/scaling.py.
+    scale_observations: str = "identity"
+    scale_actions: str = "identity"
+    ignore: tuple[int, ...] = ()  # columns of observations that agents see as 0
     collect_steps: int = 1_000_000  # size of a dataset that jdql collects itself
 
 
@@ -62,6 +65,9 @@ class EvalConfig:
     env_kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
     every: int = 50_000  # updates between evaluations (the authors': 50 epochs)
     episodes: int = 10  # per seed
+    # Which quantity of an episode is scored: the `return`; the `peak`, the highest
+    # reward of a step; or `success`, 1 where the simulator says so at any step, else 0.
+    score: str = "return"
     seed: int = 100  # offset of the environment seeds (the authors': seed + 100)
     # Offline selection takes the evaluation whose bc_loss is the (top_k + 1)-th lowest;
     # the authors tuned 0, 1 or 2 for each task.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from typing import Any
 
 from experiments.benchmarks.machine import Row, Settings, rounds
 from experiments.benchmarks.training import WALKER2D, recipe_of, spec
@@ -81,7 +82,7 @@ def _eval_row(seeds: int) -> Row:
     limits = {"terminate_when_unhealthy": False, "max_episode_steps": STEPS}
     config = EvalConfig(env="Walker2d-v5", episodes=EPISODES, env_kwargs=limits)
     asked, played = [], []  # inputs of the policy, and its actions, step by step
-    policy = recipe.acting(system)
+    policy: Any = recipe.acting(system)
     with (
         contextlib.ExitStack() as opened,
         evaluate.Rollouts(policy, range(seeds), spec(), config, mesh=mesh) as rollouts,

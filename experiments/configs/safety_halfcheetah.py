@@ -46,7 +46,7 @@ def get_config() -> Config:
         agent=diffusion_ql.Config(eta=0.1),
         data=DataConfig(
             dataset=("neorl2/SafetyHalfCheetah-high-100000-train.npz",),
-            standardize=True,
+            scale_observations="gaussian",
         ),
         train=TrainConfig(steps=6_000),
         eval=EvalConfig(

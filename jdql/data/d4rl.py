@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jdql.data.dataset import Dataset, Source, data_return, from_arrays, make_spec
+from jdql.data.dataset import Dataset, Source, from_arrays, make_source, make_spec
 
 KEYS = ("observations", "actions", "rewards", "terminals")
 
@@ -39,7 +39,7 @@ def read(path: str | Path, max_episode_steps: int = 1000) -> Source:
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     spec = make_spec(dataset, name=str(path))
-    return Source(str(path), dataset, spec, data_return(dataset))
+    return make_source(str(path), dataset, spec)
 
 
 def transitions(

@@ -5,12 +5,12 @@ Here on the host, as numpy arrays; the runtime puts them on the device once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from jdql.data.normalize import Scaling
+from jdql.data import scaling as scalings
+from jdql.data.scaling import Scaling, Side
 from jdql.types import Array, Bool, DataSpec, Float, Int
 
 # Actions may lie outside their bounds by this much: float32 against float64 bounds.
@@ -22,8 +22,8 @@ class Dataset(NamedTuple):
 
     `terminal` marks true ends, after which there is no return to come; `timeout` marks
     steps after which recording stopped though the episode had not ended.  Only the
-    former stops bootstrapping.  `episode_ends[i]` is one past the last transition of
-    episode i.
+    former stops bootstrapping.  The last transition of every episode is one of both,
+    and no other is.  `episode_ends[i]` is one past the last transition of episode i.
     """
 
     observation: Float[Array, "N O"]
@@ -43,18 +43,36 @@ class Dataset(NamedTuple):
 class Source(NamedTuple):
     """A dataset read into memory (numpy arrays) and what is known about it.
 
-    `id` names the data that was really read and goes into every result: it is the id
-    of jdql's own collection where Minari's was not to be had.  `data_return` is the
-    mean and standard deviation of the behaviour's undiscounted return, in the
-    environment's own reward (before any transform).  `scaling` is what the observations
-    were scaled by; None, as they are.
+    Made by `make_source`.
+
+    Attributes:
+      id: Names the data that was really read and goes into every result: it is the id
+        of jdql's own collection where Minari's was not to be had.
+      dataset: What is trained on; its observations and actions are scaled.
+      spec: The environment's sizes and action space.
+      data_return: Mean and standard deviation of the behaviour's undiscounted return,
+        in the environment's own reward (before any transform).
+      scaling: What observations and actions were scaled by.
+      agent_spec: The spec that agents are made with: actions on the scale of `dataset`.
+      held_out: Episodes that are not trained on, transformed and scaled as `dataset`;
+        None where none were asked for.
     """
 
     id: str
     dataset: Dataset
     spec: DataSpec
-    data_return: tuple[float, float] = (float("nan"), float("nan"))
-    scaling: Scaling | None = None
+    data_return: tuple[float, float]
+    scaling: Scaling
+    agent_spec: DataSpec
+    held_out: Dataset | None
+
+
+def make_source(name: str, dataset: Dataset, spec: DataSpec) -> Source:
+    """The source of a dataset as it was read: nothing is scaled, nothing held out."""
+    as_it_is = Scaling(
+        scalings.identity(dataset.observation), scalings.identity(dataset.action)
+    )
+    return Source(name, dataset, spec, data_return(dataset), as_it_is, spec, None)
 
 
 def from_arrays(
@@ -96,11 +114,11 @@ def from_arrays(
         "timeout": timeout,
     }
     _check_shapes(arrays)
-    if episode_ends is None:
-        last = terminal | timeout
-        last[-1] = True
-        episode_ends = np.flatnonzero(last) + 1
-    ends: Any = np.asarray(episode_ends, np.int32)
+    last = terminal | timeout
+    last[-1] = True
+    if episode_ends is not None:
+        last[np.asarray(episode_ends) - 1] = True
+    ends: Any = (np.flatnonzero(last) + 1).astype(np.int32)
     timeout[ends - 1] = ~terminal[ends - 1]
     return Dataset(**arrays, episode_ends=ends)
 
@@ -163,12 +181,34 @@ def make_spec(
     )
 
 
+def agent_spec(spec: DataSpec, action: Side, name: str) -> DataSpec:
+    """The spec that agents see: the bounds of their actions on their own scale.
+
+    Args:
+      spec: That of the action space.
+      action: The map of the actions.
+      name: The name of that map.
+
+    Returns:
+      Bounds of -1 and 1 for maps into that range; else the space's, mapped.
+    """
+    if scalings.by_name(name) in scalings.UNIT:
+        ones = (1.0,) * spec.action_dim
+        return spec._replace(action_low=tuple(-b for b in ones), action_high=ones)
+    low, high = (
+        tuple(action.forward(np.asarray(bound, np.float64)).tolist())
+        for bound in (spec.action_low, spec.action_high)
+    )
+    return spec._replace(action_low=low, action_high=high)
+
+
 def check(dataset: Dataset, spec: DataSpec, *, name: str = "the dataset") -> Dataset:
     """Returns the dataset, if it may be trained on.
 
     Raises:
       ValueError: arrays are empty or of different lengths, episode bounds do not cover
-        them, a value is not finite, or an action lies outside its space.
+        them or contradict the terminals and time-outs, a value is not finite, or an
+        action lies outside its space.
     """
     arrays = dataset._asdict()
     ends = arrays.pop("episode_ends")
@@ -185,6 +225,7 @@ def check(dataset: Dataset, spec: DataSpec, *, name: str = "the dataset") -> Dat
             f"{name}: episode_ends must rise strictly to the number of transitions, "
             f"{dataset.size}"
         )
+    _check_ends(dataset, name)
     for field in ("observation", "action", "reward", "next_observation"):
         _check_finite(arrays[field], f"{name}: {field}")
     sizes = (dataset.observation.shape[1], dataset.action.shape[1])
@@ -195,6 +236,16 @@ def check(dataset: Dataset, spec: DataSpec, *, name: str = "the dataset") -> Dat
         )
     _check_actions(dataset.action, spec, name)
     return dataset
+
+
+def _check_ends(dataset: Dataset, name: str) -> None:
+    marked = np.flatnonzero(dataset.terminal | dataset.timeout) + 1
+    if not np.array_equal(marked, dataset.episode_ends):
+        row = int(np.setxor1d(marked, dataset.episode_ends)[0]) - 1
+        raise ValueError(
+            f"{name}: transition {row} must be the last of its episode and marked as "
+            "terminal or time-out, or neither; make the dataset with from_arrays"
+        )
 
 
 def _check_finite(array: np.ndarray, name: str) -> None:
@@ -219,54 +270,6 @@ def _check_actions(action: Any, spec: DataSpec, name: str) -> None:
             f"action space [{spec.action_low[column]:g}, {spec.action_high[column]:g}] "
             f"({int(bad.any(axis=1).sum())} such transitions)"
         )
-
-
-def concatenate(datasets: Sequence[Dataset]) -> Dataset:
-    """One dataset of several, in their order.
-
-    Raises:
-      ValueError: there are none, or their observations or actions differ in size.
-    """
-    if not datasets:
-        raise ValueError("there are no datasets to concatenate")
-    if len(datasets) == 1:
-        return datasets[0]
-    sizes = {(d.observation.shape[1], d.action.shape[1]) for d in datasets}
-    if len(sizes) > 1:
-        raise ValueError(
-            "datasets that are concatenated must have one observation and one action "
-            f"size; theirs (observation, action) are {sorted(sizes)}"
-        )
-    offsets = np.cumsum([0] + [d.size for d in datasets[:-1]])
-    shifted = [
-        d._replace(episode_ends=d.episode_ends + offset)
-        for d, offset in zip(datasets, offsets.astype(np.int32), strict=True)
-    ]
-    fields: Any = [np.concatenate(field) for field in zip(*shifted, strict=True)]
-    return Dataset(*fields)
-
-
-def select_episodes(dataset: Dataset, episodes: str) -> Dataset:
-    """The episodes of a slice such as "0:14", in their order.
-
-    Raises:
-      ValueError: the text is no slice, or it selects nothing.
-    """
-    count = len(dataset.episode_ends)
-    try:
-        first, last = (int(part) if part else None for part in episodes.split(":"))
-    except ValueError:
-        raise ValueError(
-            f"data.episodes must be FIRST:LAST, such as 0:14, it is '{episodes}'"
-        ) from None
-    kept = range(count)[first:last]
-    if not kept:
-        raise ValueError(f"data.episodes={episodes} keeps none of {count} episodes")
-    bounds = [0, *dataset.episode_ends.tolist()]
-    begin, end = bounds[kept.start], bounds[kept.stop]
-    fields: list[Any] = [field[begin:end] for field in dataset[:-1]]
-    ends = dataset.episode_ends[kept.start : kept.stop] - np.int32(begin)
-    return Dataset(*[*fields, ends])
 
 
 def episode_returns(dataset: Dataset) -> np.ndarray:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from jdql.data import observations
-from jdql.data.dataset import Dataset, Source, data_return, from_arrays, make_spec
+from jdql.data.dataset import Dataset, Source, from_arrays, make_source, make_spec
 
 PROBE_SECONDS = 3.0
 _ID = re.compile(r"\w[-\w]*(/\w[-\w]*)*-v\d+")
@@ -119,7 +119,7 @@ def _read(dataset_id: str) -> Source:
     dataset = _fill(_episodes(stored), steps, keys, sizes, name)
     box = stored.spec.action_space
     spec = make_spec(dataset, box.low, box.high, name=name)
-    return Source(dataset_id, dataset, spec, data_return(dataset))
+    return make_source(dataset_id, dataset, spec)
 
 
 def _episodes(stored: Any) -> Iterator[dict[str, Any]]:

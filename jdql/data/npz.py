@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jdql.data.dataset import Dataset, Source, data_return, from_arrays, make_spec
+from jdql.data.dataset import Dataset, Source, from_arrays, make_source, make_spec
 
 
 class Columns(NamedTuple):
@@ -125,7 +125,7 @@ def from_columns(
         raise ValueError(f"{name}: {error}") from None
     low, high = arrays.get("action_low", -1.0), arrays.get("action_high", 1.0)
     spec = make_spec(dataset, low, high, name=name)
-    return Source(name, dataset, spec, data_return(dataset))
+    return make_source(name, dataset, spec)
 
 
 def transitions(arrays: dict[str, np.ndarray], columns: Columns = OWN) -> Dataset:

@@ -15,8 +15,18 @@ import importlib
 from collections.abc import Callable, Mapping
 
 from jdql.config import DataConfig
-from jdql.data import d4rl, minari, normalize, npz, rewards
-from jdql.data.dataset import Source, check, concatenate, data_return, select_episodes
+from jdql.data import d4rl, minari, npz, rewards
+from jdql.data import scaling as scalings
+from jdql.data.dataset import (
+    Dataset,
+    Source,
+    agent_spec,
+    check,
+    data_return,
+    make_source,
+)
+from jdql.data.episodes import concatenate, hold_out, select_episodes
+from jdql.data.scaling import Scaling
 from jdql.types import DataSpec
 
 DEFAULT_STEPS = DataConfig().collect_steps
@@ -33,7 +43,7 @@ Collect = Callable[..., str]
 def load(
     config: DataConfig, *, collect: Collect | None = None, log: Log = print
 ) -> Source:
-    """Reads, concatenates, checks and transforms what a config names.
+    """Reads, concatenates, checks, transforms and scales what a config names.
 
     Args:
       config: Every field is used.
@@ -42,13 +52,16 @@ def load(
 
     Returns:
       The data, float32 on the host.  Its `id` joins with "+" what was really read;
-      `data_return` is in rewards before the transform.
+      `data_return` is in rewards before the transform.  The statistics of transform and
+      scaling are those of the training data: the episodes kept and not held out.
 
     Raises:
       ValueError: a setting is wrong, or the data may not be trained on.
       FileNotFoundError: there is no such file or dataset.
     """
     transform = rewards.by_name(config.reward)
+    scalings.by_name(config.scale_observations, "data.scale_observations")
+    scalings.by_name(config.scale_actions, "data.scale_actions")
     if config.source not in SOURCES:
         raise ValueError(
             f"data.source must be one of {', '.join(SOURCES)}, it is '{config.source}'"
@@ -62,14 +75,18 @@ def load(
     for part in parts:
         check(part.dataset, part.spec, name=part.id)
     source = _choose(_join(parts), config.episodes)
+    source = _split(source, config.held_out)
     mean, std = source.data_return
     log(
         f"data: {source.id}, {source.dataset.size:,} transitions in "
         f"{len(source.dataset.episode_ends):,} episodes, mean return {mean:.1f} "
         f"(std {std:.1f}), rewards: {config.reward}"
     )
-    source = source._replace(dataset=transform(source.dataset))
-    return apply_scaling(source, normalize.fit(source.dataset.observation, config))
+    training = source.dataset
+    source = _on_both(source, lambda dataset: transform(dataset, training))
+    scaling = scalings.fit(training.observation, training.action, config)
+    spec = agent_spec(source.spec, scaling.action, config.scale_actions)
+    return apply_scaling(source, scaling, spec)
 
 
 def _read(entry: str, config: DataConfig, collect: Collect | None, log: Log) -> Source:
@@ -98,16 +115,49 @@ def _choose(source: Source, episodes: str) -> Source:
     return source._replace(id=name, dataset=dataset, data_return=data_return(dataset))
 
 
-def apply_scaling(source: Source, scaling: normalize.Scaling | None) -> Source:
-    """The source with its observations scaled, perhaps by other data's statistics."""
-    if scaling is None:
+def _split(source: Source, held_out: int) -> Source:
+    """Keeps the last episodes out of training, which the id then tells."""
+    dataset, kept_out = hold_out(source.dataset, held_out)
+    if kept_out is None:
         return source
-    data = source.dataset
-    dataset = data._replace(
-        observation=scaling(data.observation),
-        next_observation=scaling(data.next_observation),
+    return source._replace(
+        id=f"{source.id}[:-{held_out}]",
+        dataset=dataset,
+        data_return=data_return(dataset),
+        held_out=kept_out,
     )
-    return source._replace(dataset=dataset, scaling=scaling)
+
+
+def _on_both(source: Source, change: Callable[[Dataset], Dataset]) -> Source:
+    """The source with its training data and what is held out changed."""
+    kept_out = source.held_out
+    return source._replace(
+        dataset=change(source.dataset),
+        held_out=None if kept_out is None else change(kept_out),
+    )
+
+
+def apply_scaling(source: Source, scaling: Scaling, spec: DataSpec) -> Source:
+    """A source as it was read on another scale, perhaps one fitted on other data.
+
+    Args:
+      source: Nothing in it is scaled.
+      scaling: The maps.
+      spec: The spec that agents see on this scale.
+    """
+
+    def scaled(dataset: Dataset) -> Dataset:
+        if not scalings.is_identity(scaling.observation):
+            seen = scaling.observation.forward
+            dataset = dataset._replace(
+                observation=seen(dataset.observation),
+                next_observation=seen(dataset.next_observation),
+            )
+        if not scalings.is_identity(scaling.action):
+            dataset = dataset._replace(action=scaling.action.forward(dataset.action))
+        return dataset
+
+    return _on_both(source, scaled)._replace(scaling=scaling, agent_spec=spec)
 
 
 def _call(entry: str) -> Source:
@@ -210,7 +260,7 @@ def _join(parts: list[Source]) -> Source:
     names = "+".join(part.id for part in parts)
     if len(specs) > 1:
         raise ValueError(f"{names}: their action spaces differ: {_bounds(specs)}")
-    return Source(names, dataset, parts[0].spec, data_return(dataset))
+    return make_source(names, dataset, parts[0].spec)
 
 
 def _bounds(specs: set[DataSpec]) -> str:

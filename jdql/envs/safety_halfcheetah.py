@@ -48,7 +48,7 @@ def make_env(**kwargs: Any) -> gymnasium.Env:
     )
 
 
-def cautious(dataset: Any) -> Any:
+def cautious(dataset: Any, training: Any) -> Any:
     """Rewards with a tighter, softer limit: `data.reward` can name this function.
 
     The recordings never break the limit, so a critic cannot know of it.  Speed above
@@ -57,10 +57,13 @@ def cautious(dataset: Any) -> Any:
 
     Args:
       dataset: With raw observations; its rewards are replaced.
+      training: The data whose quantile it is, likewise.
     """
-    moved = dataset.next_observation[:, 0] - dataset.observation[:, 0]
-    speed = moved / STEP_SECONDS
-    excess = np.maximum(0.0, speed - np.quantile(speed, CAUTION))
+    speed, known = (
+        (data.next_observation[:, 0] - data.observation[:, 0]) / STEP_SECONDS
+        for data in (dataset, training)
+    )
+    excess = np.maximum(0.0, speed - np.quantile(known, CAUTION))
     reward = dataset.reward - CAUTION_PRICE * excess
     return dataset._replace(reward=reward.astype(np.float32))
 

@@ -9,6 +9,7 @@ import dataclasses
 import importlib
 import json
 import typing
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ def _from_json(value: Any, hint: Any, path: str = "") -> Any:
     return hint(**read)
 
 
-def load(folder: str | Path) -> Config:
+def load(folder: str | PathLike[str]) -> Config:
     """The config of a run folder, with `run.dir` set to that folder.
 
     Raises:

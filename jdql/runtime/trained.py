@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from jdql.agents import base
 from jdql.agents.base import Acting, Agent, State
-from jdql.config import Config
+from jdql.config import Config, float_settings
 from jdql.data import observations
 from jdql.runtime import checkpoint, distributed, members, recipe, stored
 from jdql.runtime.acting import Player
@@ -54,7 +55,7 @@ class Run(NamedTuple):
         return self.folder / "checkpoints"
 
 
-def open_run(folder: str | Path, step: str | int = "last") -> Run:
+def open_run(folder: str | PathLike[str], step: str | int = "last") -> Run:
     """Reads what a run is; no array is read.
 
     Args:
@@ -317,7 +318,7 @@ def _goal_keys(observation: Any) -> tuple[str, ...]:
 
 
 def load(
-    folder: str | Path,
+    folder: str | PathLike[str],
     step: str | int = "last",
     seed: int | None = None,
     **settings: Any,
@@ -358,7 +359,9 @@ def _changed(
             raise ValueError(f"there is no setting {name!r}: there are {sorted(known)}")
     config = dataclasses.replace(run.recipe.config, **settings)
     changed = run._replace(recipe=run.recipe._replace(config=config))
-    numbers = {n: np.float32(v) for n, v in recipe.float_settings(config).items()}
+    numbers: dict[str, Any] = {
+        name: np.float32(value) for name, value in float_settings(config).items()
+    }
     kept = {n: v for n, v in learned.settings.items() if n in numbers}
     own = {n: v for n, v in numbers.items() if n in settings or n not in kept}
     recipe.outline(changed.recipe)  # refuses what is out of range

@@ -87,6 +87,17 @@ def test_check_sees_wrong_sizes_and_wrong_ends():
         datasets.check(make(act=3), spec)
     with pytest.raises(ValueError, match="episode_ends"):
         datasets.check(data._replace(episode_ends=np.array([3, 5])), spec)
+    # Row 2 is terminal: an episode cannot go on behind it, nor end without a mark.
+    for ends, row in (([6], 2), ([2, 3, 6], 1)):
+        with pytest.raises(ValueError, match=f"transition {row} must be the last"):
+            datasets.check(data._replace(episode_ends=np.array(ends)), spec)
+
+
+def test_a_true_end_ends_an_episode_whatever_the_ends_say():
+    data = make(episode_ends=[5, 6])
+    assert data.episode_ends.tolist() == [3, 5, 6]
+    assert data.timeout.tolist() == [0, 0, 0, 0, 1, 1]
+    assert datasets.check(data, datasets.make_spec(data)) is data
 
 
 def test_bounds_must_be_finite_and_fit():
@@ -94,18 +105,6 @@ def test_bounds_must_be_finite_and_fit():
         datasets.make_spec(make(), -np.inf, np.inf)
     with pytest.raises(ValueError, match="2 dimensions"):
         datasets.make_spec(make(), [-1, -1, -1], 1)
-
-
-def test_concatenate_shifts_episodes():
-    a, b = make(6), make(4)
-    both = datasets.concatenate([a, b])
-    assert both.size == 10
-    assert both.episode_ends.tolist() == [3, 6, 9, 10]
-    np.testing.assert_array_equal(both.observation[6:], b.observation)
-    spec = datasets.make_spec(both)
-    assert datasets.check(both, spec) is both
-    with pytest.raises(ValueError, match="one observation and one action size"):
-        datasets.concatenate([a, make(4, obs=5)])
 
 
 def test_data_return_leaves_out_a_cut_episode():

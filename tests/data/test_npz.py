@@ -6,8 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from jdql.config import DataConfig
 from jdql.data import npz
 from jdql.data.dataset import check
+from jdql.data.sources import load
+from tests.data.noise import noise, quiet
 
 SHARED = Path(os.environ.get("JDQL_SHARED", Path(__file__).parents[3] / "shared"))
 NEORL = SHARED / "data" / "neorl2" / "SafetyHalfCheetah-high-20000-val.npz"
@@ -94,3 +97,33 @@ def test_neorl2_file():
     assert d.episode_ends.tolist() == [1000, 2000]
     assert not d.terminal.any()
     assert np.flatnonzero(d.timeout).tolist() == [999, 1999]
+
+
+def test_columns_by_name(tmp_path):
+    names = {"observations": "s", "actions": "a", "rewards": "r", "terminals": "d"}
+    raw = noise()
+    np.savez(tmp_path / "a.npz", **{new: raw[old] for old, new in names.items()})
+    file = str(tmp_path / "a.npz")
+    text = "observations=s, actions=a,rewards=r,terminals=d"
+    source = load(DataConfig(dataset=(file,), columns=text), log=quiet)
+    assert source.dataset.size == 39  # the last row has no successor
+    np.testing.assert_allclose(source.dataset.action, raw["actions"][:39], rtol=1e-6)
+    with pytest.raises(ValueError, match="lacks observations"):
+        load(DataConfig(dataset=(file,)), log=quiet)
+    for wrong in ("obs=s", "observations", "observations="):
+        with pytest.raises(ValueError, match=r"data\.columns must be like"):
+            npz.columns(wrong)
+
+
+def test_files_are_found_in_the_shared_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("JDQL_SHARED", str(tmp_path))
+    name = "neorl2/Task-high-10-train.npz"
+    with pytest.raises(FileNotFoundError, match="polixir/neorl2_dataset") as caught:
+        load(DataConfig(dataset=(name,)), log=quiet)
+    assert "\n" not in str(caught.value)
+    assert str(tmp_path / "data" / name) in str(caught.value)
+    (tmp_path / "data" / "neorl2").mkdir(parents=True)
+    np.savez(tmp_path / "data" / name, **noise())
+    source = load(DataConfig(dataset=(name,)), log=quiet)
+    assert source.id == name
+    assert source.dataset.size == 40

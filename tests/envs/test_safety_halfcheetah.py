@@ -104,11 +104,14 @@ def test_caution_prices_the_fastest_steps():
     before = np.zeros((21, 18))
     after = before + 0.05 * speed[:, None]
     rows = Rows(before, after, speed.astype(np.float32))
-    priced = safety_halfcheetah.cautious(rows)
+    priced = safety_halfcheetah.cautious(rows, rows)
     np.testing.assert_allclose(priced.reward[:20], speed[:20])
     assert priced.reward[20] == pytest.approx(21 - 10 * (21 - 20), rel=1e-5)
     assert priced.reward.dtype == np.float32
     np.testing.assert_array_equal(priced.observation, before)
+    slow = Rows(before[:2], after[:2], rows.reward[:2])  # its fastest: 1.95 m/s
+    priced = safety_halfcheetah.cautious(rows, slow)
+    np.testing.assert_allclose(priced.reward[5], 6 - 10 * (6 - 1.95), rtol=1e-5)
 
 
 def test_score_is_the_benchmarks_own():

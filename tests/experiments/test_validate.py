@@ -22,7 +22,7 @@ TINY = {"hidden": (8, 8), "batch_size": 16, "diffusion_steps": 2}
 DATA = DataConfig(
     dataset=("jdql.envs.safety_halfcheetah:random_play",),
     episodes="0:3",
-    standardize=True,
+    scale_observations="gaussian",
 )
 
 

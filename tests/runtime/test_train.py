@@ -13,6 +13,7 @@ import pytest
 
 from experiments import run
 from jdql.agents import diffusion_ql
+from jdql.agents.base import scaled
 from jdql.config import Config, DataConfig, EvalConfig, TrainConfig, check_sweep
 from jdql.data import sources
 from jdql.runtime import checkpoint, members, train
@@ -47,7 +48,7 @@ def go(folder, config: Config = CONFIG, **options) -> train.Outcome:
 
 def saved(folder, config: Config = CONFIG):
     """Everything that the latest checkpoint holds, on the host."""
-    agent = diffusion_ql.make(config.agent, SOURCE.spec)
+    agent = scaled(diffusion_ql.make(config.agent, SOURCE.spec), SOURCE.scaling)
     keys = jax.random.split(jax.random.key(0), len(members.rows(config)))
     state = jax.eval_shape(jax.vmap(agent.init), keys)
     policy = jax.eval_shape(jax.vmap(agent.policy), state)

@@ -181,7 +181,7 @@ def sample(folder: Path, seed: int, count: int) -> NDArray[np.float32]:
     policy = jdql.load(folder, seed=seed, **settings)
     acting = policy.acting
     assert acting is not None
-    seen = np.zeros((acting.history, policy.spec.observation_dim), np.float32)
+    seen: Any = np.zeros((acting.history, policy.spec.observation_dim), np.float32)
 
     def act(key: Any) -> Any:
         return acting.act(policy.learned, acting.reset(), seen, key)[0][0]

@@ -75,7 +75,8 @@ def agent(
     def update_step(
         state: TrainState, batch: Transition, draws: Draws
     ) -> tuple[TrainState, Metrics]:
-        models, metrics = dict(state.models), {}
+        models = dict(state.models)
+        metrics: Metrics = {}
         for name, loss, _, project in stages:
             inputs = learned(models), batch, draws, metrics
             model, found = descend(name, optimizers[name], models[name], loss, *inputs)

@@ -13,6 +13,7 @@ FLOORS = {
     "jdql": 0,  # jdql/__init__.py
     "jdql.types": 0,
     "jdql.config": 0,
+    "jdql.checks": 0,
     "jdql.diffusion": 1,
     "jdql.rl": 1,
     "jdql.networks": 1,
@@ -27,7 +28,7 @@ FLOORS = {
     "experiments": 4,
 }
 # A module of a floor's own that the others on it may use.
-SHARED = {"jdql.agents.base"}
+SHARED = {"jdql.agents.base", "jdql.agents.actors", "jdql.agents.critics"}
 HEAVY = ("gymnasium", "minari", "mujoco", "orbax", "matplotlib", "h5py", "wandb")
 
 

@@ -66,7 +66,7 @@ class Config:
     def tiny(self) -> Config:
         """The same system at the size of a toy."""
         small = dataclasses.replace(self, batch_size=32, hidden=(32, 32), flow_steps=5)
-        return dataclasses.replace(small, lr=2e-3, critic_lr=2e-3, candidates=4)
+        return dataclasses.replace(small, lr=2e-3, critic_lr=2e-3, candidates=8)
 
 
 class TrainState(NamedTuple):

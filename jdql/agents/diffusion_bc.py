@@ -50,7 +50,7 @@ class Config:
 
     def tiny(self) -> Config:
         """The same system at the size of a toy."""
-        small = dataclasses.replace(self, batch_size=32, hidden=(32, 32), step_dim=8)
+        small = dataclasses.replace(self, batch_size=64, hidden=(32, 32), step_dim=8)
         return dataclasses.replace(small, diffusion_steps=5, lr=2e-3)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -360,7 +361,7 @@ def _changed(
     config = dataclasses.replace(run.recipe.config, **settings)
     changed = run._replace(recipe=run.recipe._replace(config=config))
     numbers: dict[str, Any] = {
-        name: np.float32(value) for name, value in float_settings(config).items()
+        name: jnp.float32(value) for name, value in float_settings(config).items()
     }
     kept = {n: v for n, v in learned.settings.items() if n in numbers}
     own = {n: v for n, v in numbers.items() if n in settings or n not in kept}

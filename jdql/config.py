@@ -60,6 +60,9 @@ class EvalConfig:
     env_kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
     every: int = 50_000  # updates between evaluations (the authors': 50 epochs)
     episodes: int = 10  # per seed
+    # Which quantity of an episode is scored: the `return`; the `peak`, the highest
+    # reward of a step; or `success`, 1 where the simulator says so at any step, else 0.
+    score: str = "return"
     seed: int = 100  # offset of the environment seeds (the authors': seed + 100)
     # Offline selection takes the evaluation whose bc_loss is the (top_k + 1)-th lowest;
     # the authors tuned 0, 1 or 2 for each task.

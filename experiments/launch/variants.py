@@ -1,7 +1,7 @@
 """Variants of every config: `--config=NAME:quick` and `--config=NAME:smoke`.
 
-Every public function here is a variant; a config's own file may define one of the same
-name, which then wins.
+Every public function here is a variant; a system's, a task's or one's own file may
+define one of the same name, which then wins.
 """
 
 from __future__ import annotations
@@ -9,7 +9,11 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from experiments.configs import tasks
+from experiments.launch.task import Task
 from jdql.config import Config, DataConfig, EvalConfig
+
+_STEPS = 20  # of an episode of the smoke variant
 
 
 def quick(config: Config) -> Config:
@@ -20,6 +24,46 @@ def quick(config: Config) -> Config:
         train=dataclasses.replace(config.train, steps=4_000),
         eval=dataclasses.replace(config.eval, every=2_000, episodes=10),
     )
+
+
+def smoke(config: Config) -> Config:
+    """Seconds: tiny networks, a few updates, short episodes, two seeds.
+
+    Nothing is downloaded.  Where jdql has a behaviour policy it collects 2000
+    transitions; otherwise the task's stand-in takes the data's place, and noise that of
+    simulators that jdql does not install by itself.
+    """
+    task = tasks.of(config)
+    return dataclasses.replace(
+        config,
+        seeds=2,
+        agent=_tiny(config.agent),
+        data=_smoke_data(config.data, task),
+        train=dataclasses.replace(config.train, steps=4, log_every=2),
+        eval=dataclasses.replace(_smoke_eval(config.eval, task), every=2, episodes=2),
+    )
+
+
+def _smoke_data(data: DataConfig, task: Task | None) -> DataConfig:
+    stand_in = (task.stand_in,) if task and task.stand_in else data.dataset
+    return dataclasses.replace(
+        data, dataset=stand_in, source="local", collect_steps=2_000
+    )
+
+
+def _smoke_eval(settings: EvalConfig, task: Task | None) -> EvalConfig:
+    if task and settings.env_module == "gymnasium_robotics":
+        return dataclasses.replace(
+            settings,
+            env="jdql/Synthetic-v0",
+            env_module="jdql.envs.synthetic",
+            env_kwargs={"task": task.family, "max_episode_steps": _STEPS},
+            reference="",
+        )
+    if task and task.horizon <= _STEPS:
+        return settings
+    kwargs = {**settings.env_kwargs, "max_episode_steps": _STEPS}
+    return dataclasses.replace(settings, env_kwargs=kwargs)
 
 
 # An agent takes of these what it has.
@@ -39,55 +83,7 @@ _TINY = {
 }
 
 
-def smoke(config: Config) -> Config:
-    """Seconds: tiny networks, a few updates, short episodes, two seeds.
-
-    Nothing is downloaded.  Where jdql has a behaviour policy it collects 2000
-    transitions; otherwise noise of the task's sizes takes the data's place, and, for
-    simulators that jdql does not install by itself, the environment's.
-    """
-    data, evaluation = _smoke_data(config), _smoke_eval(config)
-    tiny = {field.name for field in dataclasses.fields(config.agent)} & _TINY.keys()
-    return dataclasses.replace(
-        config,
-        seeds=2,
-        agent=dataclasses.replace(config.agent, **{n: _TINY[n] for n in tiny}),
-        data=data,
-        train=dataclasses.replace(config.train, steps=4, log_every=2),
-        eval=dataclasses.replace(evaluation, every=2, episodes=2),
-    )
-
-
-def _smoke_data(config: Config) -> DataConfig:
-    from jdql.data import minari
-
-    data = dataclasses.replace(config.data, source="local", collect_steps=2_000)
-    if all(not minari.is_id(d) or _collectable(d) for d in data.dataset):
-        return data
-    noise = f"jdql.envs.synthetic:{config.eval.reference}"
-    return dataclasses.replace(data, dataset=(noise,))
-
-
-def _collectable(dataset_id: str) -> bool:
-    """Whether jdql plays this dataset itself, with a policy that it bundles."""
-    from jdql.collect.collect import BEHAVIOURS
-    from jdql.data.sources import local_id
-
-    return local_id(dataset_id).removeprefix("jdql/").partition("-v")[0] in BEHAVIOURS
-
-
-def _smoke_eval(config: Config) -> EvalConfig:
-    settings = config.eval
-    if settings.env_module == "gymnasium_robotics":
-        noise: dict[str, Any] = {"task": settings.reference}
-        return dataclasses.replace(
-            settings,
-            env="jdql/Synthetic-v0",
-            env_module="jdql.envs.synthetic",
-            env_kwargs={**noise, "max_episode_steps": 20},
-            reference="",
-        )
-    if settings.env_module:  # jdql's own environments are short already
-        return settings
-    kwargs = {**settings.env_kwargs, "max_episode_steps": 20}
-    return dataclasses.replace(settings, env_kwargs=kwargs)
+def _tiny(agent: Any) -> Any:
+    """An agent's settings with the sizes of the smoke variant."""
+    sizes = {name: size for name, size in _TINY.items() if hasattr(agent, name)}
+    return dataclasses.replace(agent, **sizes)

@@ -12,8 +12,9 @@ import pytest
 
 from experiments import figures
 from experiments.launch import run_folder
+from experiments.launch.names import agent_names
 from experiments.launch.overrides import Override
-from experiments.launch.resolve import agent_names, resolve
+from experiments.launch.resolve import resolve
 from experiments.studies.ablations import agents, eta, runs, speed, steps
 from experiments.studies.bandit import experiment, panels
 from jdql.envs import bandit

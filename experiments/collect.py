@@ -46,7 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--config", required=True, help="a name, name:variant or file")
+    parser.add_argument(
+        "--config", required=True, help="a task, perhaps with variants, or a file"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the collection")
 
     from experiments.launch.overrides import split_overrides

@@ -2,11 +2,14 @@
 
     python -m experiments.run --config=walker2d_medium
     python -m experiments.run --config=walker2d_medium:quick
+    python -m experiments.run --config=edp:hopper_medium
     python -m experiments.run --config=walker2d_medium --config.agent.eta=0.5
     python -m experiments.run --config=bandit --config.agent=diffusion_bc
     python -m experiments.run --config=runs/walker2d_medium --config.train.steps=3000000
     python -m experiments.run --config=hopper_medium --sweep='agent.eta=0.5,1,2'
 
+--config takes a task, a system with its settings for the task, or both joined by ":",
+and variants behind them; --list shows all, and with --config=NAME what is known of one.
 --config.SECTION.FIELD=VALUE sets one field: of the data, train, eval and run sections
 (jdql/config.py), of the agent (its file in jdql/agents), or seed and seeds.
 --config.FLAG and --noconfig.FLAG turn flags on and off, none is the empty value.
@@ -26,9 +29,9 @@ from typing import Any
 
 from absl import flags
 
-from experiments.launch import cli, run_folder
+from experiments.launch import cli, listing, run_folder
 from experiments.launch.overrides import Override, parse_sweep
-from experiments.launch.resolve import config_names, resolve
+from experiments.launch.resolve import resolve
 from jdql.config import Config, check_sweep
 from jdql.runtime import stored
 
@@ -38,13 +41,14 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "config",
         None,
-        "name, name:quick, name:smoke, path.py, or a run folder (which resumes)",
+        "a task, a system, or both, and variants, as edp:hopper_medium:quick; path.py; "
+        "or a run folder (which resumes)",
         flag_values=values,
     )
     flags.DEFINE_bool(
         "list",
         False,
-        "show every config with its dataset, environment and agent",
+        "show all tasks, systems and variants; with --config, what is known of those",
         flag_values=values,
     )
     flags.DEFINE_string(
@@ -63,9 +67,9 @@ def define(values: flags.FlagValues) -> None:
 
 
 def program(values: flags.FlagValues, overrides: list[Override]) -> int:
-    """Lists the configs, or trains one."""
+    """Lists what there is, or trains a config."""
     if values.list:
-        tell(config_table())
+        tell(listing.explain(values.config) if values.config else listing.overview())
         return 0
     if not values.config:
         raise ValueError("give --config=NAME (--list shows the names, --help the rest)")
@@ -199,20 +203,6 @@ def _table(rows: list[dict[str, Any]]) -> str:
 
 def _command(program: str, directory: Path) -> str:
     return f"python -m experiments.{program} --config={directory}"
-
-
-def config_table() -> str:
-    """Every config with its dataset, environment and agent, aligned."""
-    rows = [("config", "dataset", "environment", "agent")]
-    for name in config_names():
-        config = resolve(name)
-        agent = type(config.agent).__module__.rpartition(".")[2]
-        rows.append((name, ", ".join(config.data.dataset), config.eval.env, agent))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

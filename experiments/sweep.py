@@ -1,7 +1,7 @@
 """Trains several configs, each as a job of its own, on SLURM or on this machine.
 
     python -m experiments.sweep --configs=bandit:quick,walker2d_medium:quick
-    python -m experiments.sweep --configs=walker2d_medium,hopper_medium --cluster=slurm
+    python -m experiments.sweep --configs=bandit,edp:hopper_medium --cluster=slurm
 
 --parameters=gpus_per_node=1,slurm_partition=gpu says what SLURM is asked for.
 --config.SECTION.FIELD=VALUE and --sweep go to every job, as experiments.run takes them.
@@ -33,7 +33,9 @@ DAY = 24 * 60  # minutes
 
 def define(values: flags.FlagValues) -> None:
     """The program's flags."""
-    flags.DEFINE_list("configs", [], "names of configs", flag_values=values)
+    flags.DEFINE_list(
+        "configs", [], "what experiments.run takes as --config", flag_values=values
+    )
     flags.DEFINE_enum(
         "cluster", "local", ["local", "slurm"], "where to run", flag_values=values
     )

@@ -1,39 +1,39 @@
-"""Best-of-N flow with temporal differences on Walker2d, medium data.
+"""Best-of-N flow with temporal differences (Li, Zhou & Levine 2025); `chunked` is QC.
 
     python -m experiments.run --config=bfn
     python -m experiments.run --config=bfn:hopper_medium       # or another task
     python -m experiments.run --config=bfn:chunked             # QC: chunks of 5, N = 32
 
-Dataset: that of the config of the same name, such as walker2d_medium.
+Dataset: the task's, see `--list --config=TASK`.
 Expect: the authors have no result for these tasks. On 25 tasks of OGBench, after a
   million updates, they report successes of 52 %, and 51 % with chunks.
 Time: 500,000 updates of batch 256. The targets take ten steps of a flow for N actions
-  of each transition, which is what an update costs; `quick` takes minutes.
+  of each transition, which is what an update costs; the quick variant takes minutes.
 
 There is nothing to tune but N, which trades the value of actions for their likelihood:
 4 for single actions, 32 for chunks.  AntMaze has a cost of 1 for each step; the pen's
-targets take the smaller critic, as in flow Q-learning.
+targets take the smaller critic, as in flow Q-learning, whose evaluation both have.
+Locomotion has the task's own evaluation; kitchen, safety_halfcheetah and bandit have
+the task's own number of updates too.
 """
 
 from __future__ import annotations
 
 import dataclasses
 
-from experiments.configs import walker2d_medium as walker2d
-from experiments.configs.common import EPOCH, by_family
+from experiments.launch.task import Task, by_family, run
 from jdql.agents import bfn
 from jdql.config import Config
 
 
-def get_config() -> Config:
-    """The authors' settings for single actions."""
-    return dataclasses.replace(adapt(walker2d.get_config()), name="bfn")
-
-
-def adapt(task: Config) -> Config:
-    """The authors' settings for the task of another config."""
+def settings(task: Task) -> Config:
+    """The authors' agent for single actions."""
     return by_family(
-        task, locomotion=_trained, antmaze=_antmaze, pen=_pen, safety=_safety
+        task,
+        locomotion=lambda task: run(task, bfn.Config(), epochs=500),
+        antmaze=lambda task: _robotics(task, bfn.Config(), "minus_one"),
+        pen=lambda task: _robotics(task, bfn.Config(q_agg="min"), "none"),
+        otherwise=lambda task: run(task, bfn.Config()),
     )
 
 
@@ -43,31 +43,6 @@ def chunked(config: Config) -> Config:
     return dataclasses.replace(config, agent=agent)
 
 
-def _trained(task: Config) -> Config:
-    """500,000 updates."""
-    train = dataclasses.replace(task.train, steps=500 * EPOCH)
-    return dataclasses.replace(task, agent=bfn.Config(), train=train)
-
-
-def _antmaze(task: Config) -> Config:
-    """Costs; fifty episodes every hundred epochs."""
-    return _robotics(task, bfn.Config(), "minus_one")
-
-
-def _pen(task: Config) -> Config:
-    """Rewards as they are, and the smaller critic."""
-    return _robotics(task, bfn.Config(q_agg="min"), "none")
-
-
-def _robotics(task: Config, agent: bfn.Config, reward: str) -> Config:
-    return dataclasses.replace(
-        _trained(task),
-        agent=agent,
-        data=dataclasses.replace(task.data, reward=reward),
-        eval=dataclasses.replace(task.eval, every=100 * EPOCH, episodes=50),
-    )
-
-
-def _safety(task: Config) -> Config:
-    """On that task's own schedule and evaluation."""
-    return dataclasses.replace(_trained(task), train=task.train)
+def _robotics(task: Task, agent: bfn.Config, reward: str) -> Config:
+    """500 epochs, fifty episodes every hundred."""
+    return run(task, agent, reward=reward, epochs=500, every=100, episodes=50)

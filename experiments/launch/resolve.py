@@ -1,10 +1,9 @@
 """From `--config=NAME` and its overrides to a `Config`.
 
-`--config` takes the bare name of a file in experiments/configs, `name:variant` (a
-function of experiments/launch/variants.py, or of that file, which wins), `system:task`
-(two files, of which the first defines `adapt(task) -> Config`), a path ending in .py,
-or a run folder.  Nothing here imports JAX until a config is built, so a misspelt name
-is answered at once.
+`--config` takes the words of experiments/launch/names.py, such as `walker2d_medium`,
+`edp` or `edp:hopper_medium:quick`; a path ending in .py that defines `get_config()`,
+perhaps with variants behind it; or a run folder.  Nothing here imports JAX until a
+config is built, so a misspelt name is answered at once.
 """
 
 from __future__ import annotations
@@ -12,93 +11,117 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import importlib.util
-import inspect
 import sys
 import types
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-import jdql
+from experiments.configs.tasks import TASKS
+from experiments.launch import names
 from experiments.launch import overrides as overrides_lib
 from experiments.launch.overrides import Override, nearest
 from jdql.config import Config
 from jdql.runtime import stored
 
-CONFIGS = Path(__file__).parents[1] / "configs"
-AGENTS = Path(jdql.__file__).parent / "agents"
-_NOT_CONFIGS = ("__init__", "common")
-_NOT_AGENTS = ("__init__", "base")
 
-Variant = Callable[[Config], Config]
+class Variant(NamedTuple):
+    """A change of configs, and the name of the system whose settings it changes."""
+
+    name: str
+    apply: Callable[[Config], Config]
+    system: str = ""  # "": it fits every agent
 
 
 def resolve(name: str, overrides: Iterable[Override] = ()) -> Config:
     """Builds the config that a command line asks for.
 
-    The agent is exchanged first, then the variant is applied, then the other overrides,
-    so that `walker2d_medium:smoke --config.agent=diffusion_bc` is small too.
+    The agent is exchanged first, then the variants are applied in order, then the other
+    overrides, so that `walker2d_medium:smoke --config.agent=diffusion_bc` is small too.
 
     Args:
       name: what was given as `--config`.
       overrides: from `split_overrides`.
 
     Returns:
-      The config.  From a run folder, `run.dir` is that folder.
+      The config.  Its name is `[SYSTEM-]TASK[-AGENT][-VARIANT...]`, without the system
+      where that is Diffusion-QL.  From a run folder, `run.dir` is that folder.
 
     Raises:
       ValueError: an unknown name, variant, field or agent, or a text that does not fit
         the field's type.  The message is one line and names the nearest match.
     """
     overrides = list(overrides)
-    config, variant = _load(name)
+    config, variants = _load(name)
     for override in overrides:
         if override.path == "agent":
-            config = _exchange_agent(config, override.text)
-    config = variant(config)
+            config = _exchange_agent(config, override.text, variants)
+    for variant in variants:
+        changed = variant.apply(config)
+        config = dataclasses.replace(changed, name=f"{config.name}-{variant.name}")
     for override in overrides:
         if override.path != "agent":
             config = overrides_lib.apply(config, override)
     return config
 
 
-def config_names() -> list[str]:
-    """Names of the configs, read from the file names alone."""
-    return sorted(p.stem for p in CONFIGS.glob("*.py") if p.stem not in _NOT_CONFIGS)
-
-
-def agent_names() -> list[str]:
-    """Names of the agents, read from the file names alone."""
-    return sorted(p.stem for p in AGENTS.glob("*.py") if p.stem not in _NOT_AGENTS)
-
-
 # Names --------------------------------------------------------------------------------
 
 
-def _as_it_is(config: Config) -> Config:
-    return config
-
-
-def _load(name: str) -> tuple[Config, Variant]:
-    """The config called `name` and the function of its variant, not yet applied."""
+def _load(name: str) -> tuple[Config, list[Variant]]:
+    """The config called `name`, and its variants, not yet applied."""
     if stored.is_run(name):
-        return stored.load(name), _as_it_is
-    stem, _, variant = name.partition(":")
-    if stem.endswith(".py"):
-        module = _module_at(Path(stem))
-    elif stem in config_names():
-        module = importlib.import_module(f"experiments.configs.{stem}")
-    elif "/" in stem or Path(stem).is_dir():
+        return stored.load(name), []
+    first, *rest = name.split(":")
+    if first.endswith(".py"):
+        return _from_file(Path(first), rest)
+    if "/" in name or Path(name).is_dir():
         raise ValueError(
             f"--config={name}: there is no run there ({stored.FILE} is missing)"
         )
-    else:
-        raise ValueError(
-            f"--config={name}: there is no config {stem!r}; the nearest is "
-            f"{nearest(stem, config_names())!r} (--list shows all)"
-        )
-    config = module.get_config()
-    return config, _variant(module, variant) if variant else _as_it_is
+    return _from_words(names.split(name))
+
+
+def _from_words(words: names.Words) -> tuple[Config, list[Variant]]:
+    """A system's settings for a task."""
+    system = words.system or names.DEFAULT_SYSTEM
+    task = words.task or names.DEFAULT_TASK
+    module = importlib.import_module(f"experiments.configs.{system}")
+    label = task if system == names.DEFAULT_SYSTEM else f"{system}-{task}"
+    config = dataclasses.replace(module.settings(TASKS[task]), name=label)
+    files = names.variant_files(system, task)
+    return config, [_variant(word, files, system) for word in words.variants]
+
+
+def _variant(word: str, files: list[Path], system: str = "") -> Variant:
+    """The variant called `word`, of the first of the files that defines it."""
+    path = next(path for path in files if word in names.variants(path))
+    package = "launch" if path == names.GENERAL else "configs"
+    module = importlib.import_module(f"experiments.{package}.{path.stem}")
+    owner = system if path.stem == system else ""
+    return Variant(word, getattr(module, word), owner)
+
+
+# Files of one's own -------------------------------------------------------------------
+
+
+def _from_file(path: Path, words: list[str]) -> tuple[Config, list[Variant]]:
+    """The config of a file, whose own functions come before the variants of all."""
+    module = _module_at(path)
+    own, general = names.variants(path), names.variants(names.GENERAL)
+    known = [*own, *(name for name in general if name not in own)]
+    for word in words:
+        if word not in known:
+            raise ValueError(
+                f"{path} has no variant {word!r}; the nearest is "
+                f"{nearest(word, known)!r} (there are {', '.join(known)})"
+            )
+    return module.get_config(), [
+        Variant(word, getattr(module, word))
+        if word in own
+        else _variant(word, [names.GENERAL])
+        for word in words
+    ]
 
 
 def _module_at(path: Path) -> types.ModuleType:
@@ -116,54 +139,31 @@ def _module_at(path: Path) -> types.ModuleType:
     return module
 
 
-def _variant(module: types.ModuleType, name: str) -> Variant:
-    """The function `name` of the config's own file, or else of variants.py, or a task.
-
-    A task is another config, which the file's `adapt` gives its settings.
-    """
-    from experiments.launch import variants
-
-    known = {**_functions(variants), **_functions(module)}
-    known.pop("get_config", None)
-    adapt = known.pop("adapt", None)
-    tasks = config_names() if adapt else []
-    if adapt and name in tasks:
-        task = importlib.import_module(f"experiments.configs.{name}").get_config()
-        known[name] = lambda config: adapt(task)
-    if name not in known:
-        names = [*sorted(known), *tasks]
-        raise ValueError(
-            f"there is no variant {name!r}; the nearest is {nearest(name, names)!r} "
-            f"(there are {', '.join(names)})"
-        )
-
-    def apply(config: Config) -> Config:
-        return dataclasses.replace(known[name](config), name=f"{config.name}-{name}")
-
-    return apply
+# Agents -------------------------------------------------------------------------------
 
 
-def _functions(module: types.ModuleType) -> dict[str, Callable[..., Any]]:
-    """The public functions that a module itself defines."""
-    found = inspect.getmembers(module, inspect.isfunction)
-    here = ((n, f) for n, f in found if f.__module__ == module.__name__)
-    return {name: function for name, function in here if not name.startswith("_")}
-
-
-def _exchange_agent(config: Config, name: str | None) -> Config:
+def _exchange_agent(
+    config: Config, name: str | None, variants: list[Variant]
+) -> Config:
     """Puts the default settings of another agent in; a dotted name is any module.
 
     The agent that is there already keeps the settings that it has for the task.
     """
-    name = name or ""
-    if "." not in name and name not in agent_names():
+    name, known = name or "", names.agent_names()
+    if "." not in name and name not in known:
         raise ValueError(
             f"--config.agent={name}: there is no agent {name!r}; the nearest is "
-            f"{nearest(name, agent_names())!r} (its settings are --config.agent.FIELD)"
+            f"{nearest(name, known)!r} (its settings are --config.agent.FIELD)"
         )
     module = name if "." in name else f"jdql.agents.{name}"
     settings = stored.agent_settings(module)
     if isinstance(config.agent, settings):
         return config
+    for variant in variants:
+        if variant.system:
+            raise ValueError(
+                f"--config.agent={name}: the variant {variant.name!r} changes settings "
+                f"of {variant.system}; drop one of the two"
+            )
     label = f"{config.name}-{name.rpartition('.')[2]}"
     return dataclasses.replace(config, agent=settings(), name=label)

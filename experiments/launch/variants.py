@@ -1,15 +1,18 @@
 """Variants of every config: `--config=NAME:quick` and `--config=NAME:smoke`.
 
-Every public function here is a variant; a config's own file may define one of the same
-name, which then wins.
+Every public function here is a variant; a system's, a task's or one's own file may
+define one of the same name, which then wins.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
+from experiments.configs import tasks
+from experiments.launch.task import Task
 from jdql.config import Config, DataConfig, EvalConfig
+
+_STEPS = 20  # of an episode of the smoke variant
 
 
 def quick(config: Config) -> Config:
@@ -22,72 +25,41 @@ def quick(config: Config) -> Config:
     )
 
 
-# An agent takes of these what it has.
-_TINY = {
-    "hidden": (16, 16),
-    "width": 16,
-    "blocks": 1,
-    "batch_size": 8,
-    "critics": 3,
-    "backup_actions": 2,
-    "candidates": 3,
-    "diffusion_steps": 2,
-    "flow_steps": 2,
-    "schedule": "vp",
-    "ema_start": 1,
-    "ema_every": 1,
-}
-
-
 def smoke(config: Config) -> Config:
     """Seconds: tiny networks, a few updates, short episodes, two seeds.
 
     Nothing is downloaded.  Where jdql has a behaviour policy it collects 2000
-    transitions; otherwise noise of the task's sizes takes the data's place, and, for
-    simulators that jdql does not install by itself, the environment's.
+    transitions; otherwise the task's stand-in takes the data's place, and noise that of
+    simulators that jdql does not install by itself.
     """
-    data, evaluation = _smoke_data(config), _smoke_eval(config)
-    tiny = {field.name for field in dataclasses.fields(config.agent)} & _TINY.keys()
+    task = tasks.of(config)
     return dataclasses.replace(
         config,
         seeds=2,
-        agent=dataclasses.replace(config.agent, **{n: _TINY[n] for n in tiny}),
-        data=data,
+        agent=config.agent.tiny(),
+        data=_smoke_data(config.data, task),
         train=dataclasses.replace(config.train, steps=4, log_every=2),
-        eval=dataclasses.replace(evaluation, every=2, episodes=2),
+        eval=dataclasses.replace(_smoke_eval(config.eval, task), every=2, episodes=2),
     )
 
 
-def _smoke_data(config: Config) -> DataConfig:
-    from jdql.data import minari
-
-    data = dataclasses.replace(config.data, source="local", collect_steps=2_000)
-    if all(not minari.is_id(d) or _collectable(d) for d in data.dataset):
-        return data
-    noise = f"jdql.envs.synthetic:{config.eval.reference}"
-    return dataclasses.replace(data, dataset=(noise,))
+def _smoke_data(data: DataConfig, task: Task | None) -> DataConfig:
+    stand_in = (task.stand_in,) if task and task.stand_in else data.dataset
+    return dataclasses.replace(
+        data, dataset=stand_in, source="local", collect_steps=2_000
+    )
 
 
-def _collectable(dataset_id: str) -> bool:
-    """Whether jdql plays this dataset itself, with a policy that it bundles."""
-    from jdql.collect.collect import BEHAVIOURS
-    from jdql.data.sources import local_id
-
-    return local_id(dataset_id).removeprefix("jdql/").partition("-v")[0] in BEHAVIOURS
-
-
-def _smoke_eval(config: Config) -> EvalConfig:
-    settings = config.eval
-    if settings.env_module == "gymnasium_robotics":
-        noise: dict[str, Any] = {"task": settings.reference}
+def _smoke_eval(settings: EvalConfig, task: Task | None) -> EvalConfig:
+    if task and settings.env_module == "gymnasium_robotics":
         return dataclasses.replace(
             settings,
             env="jdql/Synthetic-v0",
             env_module="jdql.envs.synthetic",
-            env_kwargs={**noise, "max_episode_steps": 20},
+            env_kwargs={"task": task.family, "max_episode_steps": _STEPS},
             reference="",
         )
-    if settings.env_module:  # jdql's own environments are short already
+    if task and task.horizon <= _STEPS:
         return settings
-    kwargs = {**settings.env_kwargs, "max_episode_steps": 20}
+    kwargs = {**settings.env_kwargs, "max_episode_steps": _STEPS}
     return dataclasses.replace(settings, env_kwargs=kwargs)

@@ -1,12 +1,13 @@
 """Random data, and an environment, of the sizes of the tasks: for trying things out.
 
-Nothing can be learnt from them.  A config whose dataset or simulator needs a download
-is run on these in its smoke variant, so that every config can be tried everywhere.
+Nothing can be learnt from them.  A task whose dataset or simulator needs a download is
+run on these in the smoke variant, so that every task can be tried everywhere.
 Importing this module registers `jdql/Synthetic-v0`.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import gymnasium
@@ -54,34 +55,13 @@ def transitions(
     }
 
 
-def halfcheetah() -> dict[str, np.ndarray]:
-    """Noise of the sizes of HalfCheetah."""
-    return transitions(*SIZES["halfcheetah"])
-
-
-def hopper() -> dict[str, np.ndarray]:
-    """Noise of the sizes of Hopper."""
-    return transitions(*SIZES["hopper"])
-
-
-def walker2d() -> dict[str, np.ndarray]:
-    """Noise of the sizes of Walker2d."""
-    return transitions(*SIZES["walker2d"])
-
-
-def antmaze() -> dict[str, np.ndarray]:
-    """Noise of the sizes of AntMaze."""
-    return transitions(*SIZES["antmaze"])
-
-
-def pen() -> dict[str, np.ndarray]:
-    """Noise of the sizes of the Adroit pen."""
-    return transitions(*SIZES["pen"])
-
-
-def kitchen() -> dict[str, np.ndarray]:
-    """Noise of the sizes of Franka kitchen."""
-    return transitions(*SIZES["kitchen"])
+# As a config's dataset, `jdql.envs.synthetic:hopper`: noise of a task's sizes.
+halfcheetah = functools.partial(transitions, *SIZES["halfcheetah"])
+hopper = functools.partial(transitions, *SIZES["hopper"])
+walker2d = functools.partial(transitions, *SIZES["walker2d"])
+antmaze = functools.partial(transitions, *SIZES["antmaze"])
+pen = functools.partial(transitions, *SIZES["pen"])
+kitchen = functools.partial(transitions, *SIZES["kitchen"])
 
 
 class Synthetic(gymnasium.Env):

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from experiments import figures
+from experiments.launch.names import agent_names
 from experiments.launch.overrides import Override
-from experiments.launch.resolve import agent_names, resolve
+from experiments.launch.resolve import resolve
 from experiments.studies.ablations import agents, eta, runs, speed, steps
 from experiments.studies.bandit import experiment, panels
 from jdql.envs import bandit

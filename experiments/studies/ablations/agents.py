@@ -1,7 +1,7 @@
 """All agents on a few tasks: score against what an update costs.
 
-Every agent has the settings of its own config file for the task, where it names the
-task, else those of its base with the task's data and simulator.
+Every agent has its system's settings for the task, from experiments/configs, or else
+its own defaults.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from experiments.launch.names import agent_names, system_names, task_names
 from experiments.launch.overrides import Override
-from experiments.launch.resolve import agent_names, config_names, resolve
+from experiments.launch.resolve import resolve
 from experiments.studies.ablations import plots, runs, speed
 from jdql.config import Config
 from jdql.report.plots import save
@@ -45,14 +46,10 @@ def config_of(agent: str, task: str) -> Config:
     Raises:
       ValueError: there is no such agent or task.
     """
-    plain = resolve(task)
-    if agent not in config_names():
+    if agent not in system_names() or task.partition(":")[0] not in task_names():
         return resolve(task, [Override("agent", agent)])
-    try:
-        own = resolve(f"{agent}:{task}")
-    except ValueError:  # none for this task: those of its base
-        own = dataclasses.replace(plain, agent=resolve(agent).agent)
-    return dataclasses.replace(own, eval=plain.eval)
+    own = resolve(f"{agent}:{task}")
+    return dataclasses.replace(own, eval=resolve(task).eval)
 
 
 def configs(

@@ -1,4 +1,4 @@
-"""Names, variants and agents; the presets against the authors' table."""
+"""Names, variants and agents."""
 
 from __future__ import annotations
 
@@ -8,131 +8,11 @@ import sys
 
 import pytest
 
-from experiments.launch import resolve as configs
+from experiments.configs.tasks import TASKS
+from experiments.launch import listing, names
 from experiments.launch.overrides import Override, split_overrides
-from experiments.launch.resolve import config_names, resolve
+from experiments.launch.resolve import resolve
 from jdql.agents import diffusion_bc, diffusion_ql
-
-# The authors' main.py: actor learning rate, eta, max-Q backup, reward, epochs, gradient
-# norm; and the episodes of their evaluation.
-TABLE = {
-    "halfcheetah_medium": (3e-4, 1.0, False, "none", 2000, 9, 10),
-    "hopper_medium": (3e-4, 1.0, False, "none", 2000, 9, 10),
-    "walker2d_medium": (3e-4, 1.0, False, "none", 2000, 1, 10),
-    "halfcheetah_medium_replay": (3e-4, 1.0, False, "none", 2000, 2, 10),
-    "hopper_medium_replay": (3e-4, 1.0, False, "none", 2000, 4, 10),
-    "walker2d_medium_replay": (3e-4, 1.0, False, "none", 2000, 4, 10),
-    "halfcheetah_medium_expert": (3e-4, 1.0, False, "none", 2000, 7, 10),
-    "hopper_medium_expert": (3e-4, 1.0, False, "none", 2000, 5, 10),
-    "walker2d_medium_expert": (3e-4, 1.0, False, "none", 2000, 5, 10),
-    "antmaze_umaze": (3e-4, 0.5, False, "antmaze", 1000, 2, 100),
-    "antmaze_umaze_diverse": (3e-4, 2.0, True, "antmaze", 1000, 3, 100),
-    "antmaze_medium_play": (1e-3, 2.0, True, "antmaze", 1000, 2, 100),
-    "antmaze_medium_diverse": (3e-4, 3.0, True, "antmaze", 1000, 1, 100),
-    "antmaze_large_play": (3e-4, 4.5, True, "antmaze", 1000, 10, 100),
-    "antmaze_large_diverse": (3e-4, 3.5, True, "antmaze", 1000, 7, 100),
-    "pen_human": (3e-5, 0.15, False, "normalize", 1000, 7, 100),
-    "pen_cloned": (3e-5, 0.1, False, "normalize", 1000, 8, 100),
-    "kitchen_complete": (3e-4, 0.005, False, "none", 250, 9, 100),
-    "kitchen_partial": (3e-4, 0.005, False, "none", 1000, 10, 100),
-    "kitchen_mixed": (3e-4, 0.005, False, "none", 1000, 10, 100),
-}
-SHARED = {
-    "critic_lr": 3e-4,
-    "batch_size": 256,
-    "discount": 0.99,
-    "tau": 0.005,
-    "ema_decay": 0.995,
-    "ema_every": 5,
-    "ema_start": 1000,
-    "diffusion_steps": 5,
-    "schedule": "vp",
-    "variance": "posterior",
-    "hidden": (256, 256, 256),
-    "candidates": 50,
-    "temperature": 1.0,
-}
-DATASETS = {
-    "walker2d_medium": ("mujoco/walker2d/medium-v0",),
-    "hopper_medium_replay": ("mujoco/hopper/medium-replay-v0",),
-    "halfcheetah_medium_expert": (
-        "mujoco/halfcheetah/medium-v0",
-        "mujoco/halfcheetah/expert-v0",
-    ),
-    "antmaze_large_diverse": ("D4RL/antmaze/large-diverse-v1",),
-    "antmaze_umaze": ("D4RL/antmaze/umaze-v1",),
-    "pen_human": ("D4RL/pen/human-v2",),
-    "kitchen_mixed": ("D4RL/kitchen/mixed-v2",),
-    "bandit": ("jdql.envs.bandit:dataset",),
-}
-
-
-def test_there_is_a_config_for_every_row_and_the_bandit():
-    assert {*TABLE, "bandit"} <= set(config_names())
-
-
-@pytest.mark.parametrize("name", TABLE)
-def test_presets_are_the_authors(name):
-    config = resolve(name)
-    agent = config.agent
-    assert isinstance(agent, diffusion_ql.Config)
-    found = (
-        agent.lr,
-        agent.eta,
-        agent.max_q_backup,
-        config.data.reward,
-        config.train.steps / 1000,
-        agent.grad_norm,
-        config.eval.episodes,
-    )
-    assert found == TABLE[name]
-    assert {field: getattr(agent, field) for field in SHARED} == SHARED
-    assert config.eval.every == 50_000
-    assert config.name == name
-
-
-@pytest.mark.parametrize("name", DATASETS)
-def test_datasets(name):
-    assert resolve(name).data.dataset == DATASETS[name]
-
-
-def test_the_bandit_is_the_authors():
-    config = resolve("bandit")
-    agent = config.agent
-    assert (agent.lr, agent.eta, agent.grad_norm) == (3e-4, 2.5, None)
-    assert (agent.diffusion_steps, agent.step_dim, agent.batch_size) == (50, 4, 100)
-    assert agent.hidden == (128, 128, 128)
-    assert config.train.steps == 100_000
-
-
-@pytest.mark.parametrize("name", sorted([*TABLE, "bandit"]))
-def test_headers_say_command_data_score_and_time(name):
-    text = (configs.CONFIGS / f"{name}.py").read_text().split('"""')[1]
-    assert f"python -m experiments.run --config={name}\n" in text
-    for label in ("Dataset: ", "Expect: ", "Time: "):
-        assert text.count(f"\n{label}") == 1
-    if name != "bandit":
-        assert " ".join(text.split()).count("not comparable") == 1
-
-
-@pytest.mark.parametrize("maze", ["umaze", "medium", "large"])
-def test_mazes_are_closed_and_their_goal_can_be_reached(maze):
-    name = maze if maze == "umaze" else f"{maze}_play"
-    rows = resolve(f"antmaze_{name}").eval.env_kwargs["maze_map"]
-    free = {(i, j) for i, row in enumerate(rows) for j, c in enumerate(row) if c != 1}
-    height, width = len(rows), len(rows[0])
-    assert all(len(row) == width for row in rows)
-    assert all(0 < i < height - 1 and 0 < j < width - 1 for i, j in free)
-    start = [cell for cell in free if rows[cell[0]][cell[1]] == "r"]
-    goal = [cell for cell in free if rows[cell[0]][cell[1]] == "g"]
-    assert len(start) == len(goal) == 1
-    reached, edge = set(start), list(start)
-    while edge:
-        i, j = edge.pop()
-        near = {(i + 1, j), (i - 1, j), (i, j + 1), (i, j - 1)} & free - reached
-        reached |= near
-        edge += near
-    assert goal[0] in reached
 
 
 def test_quick_changes_the_schedule_alone():
@@ -169,10 +49,11 @@ def test_a_module_anywhere_may_be_the_agent():
 
 OWN = """
 import dataclasses
-from experiments.configs import walker2d_medium
+from experiments.configs import diffusion_ql, tasks
 
 def get_config():
-    return dataclasses.replace(walker2d_medium.get_config(), name="mine", seed=7)
+    config = diffusion_ql.settings(tasks.TASKS["walker2d_medium"])
+    return dataclasses.replace(config, name="mine", seed=7)
 
 def quick(config):
     return dataclasses.replace(config, seeds=1)
@@ -186,15 +67,30 @@ def test_a_file_of_ones_own_and_its_variants(tmp_path):
     assert resolve(f"{path}:quick").train.steps == 2_000_000  # the file's own wins
     assert resolve(f"{path}:quick").seeds == 1
     assert resolve(f"{path}:smoke").train.steps == 4
+    both = resolve(f"{path}:smoke:quick")
+    assert (both.seeds, both.train.steps, both.name) == (1, 4, "mine-smoke-quick")
+    with pytest.raises(ValueError, match=r"'quick' \(there are quick, smoke\)$"):
+        resolve(f"{path}:quik")
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("walker2_medium", "'walker2d_medium'"),
-        ("common", "no config 'common'"),
+        ("walker2_medium", "no system, task or variant .* 'walker2d_medium'"),
         ("walker2d_medium:quik", "'quick'"),
-        ("walker2d_medium:get_config", "no variant"),
+        ("edp:hoper_medium", "'hopper_medium'"),
+        ("epd:hopper_medium", "'edp'"),
+        ("fql:chunkd", "'chunked'"),
+        ("edp:", "no system, task or variant ''"),
+        ("tasks", "no system, task or variant 'tasks'"),
+        ("edp:settings", "no system, task or variant 'settings'"),
+        ("of", "no system, task or variant 'of'"),
+        ("quick", "name a system or a task"),
+        ("edp:quick:quick", "'quick' is there twice"),
+        ("edp:fql", "edp and fql are more than one system"),
+        ("bandit:edp:hopper_medium", "bandit and hopper_medium are more than one task"),
+        ("edp:chunked", "'chunked' is a variant of bfn and fql only"),
+        ("hopper_medium:held_out", "a variant of safety_halfcheetah only"),
         ("nothing.py", "no such file"),
         ("runs/nothing", "config.json is missing"),
     ],
@@ -242,7 +138,11 @@ assert not heavy, heavy
         ("run", ["--help"], 0),
         ("evaluate", ["--help"], 0),
         ("run", ["--config=walker2_medium"], 1),
+        ("run", ["--config=edp:hoper_medium"], 1),
+        ("run", ["--config=edp:chunked"], 1),
         ("run", ["--config=runs/none"], 1),
+        ("run", ["--list"], 0),
+        ("run", ["--list", "--config=edp:hopper_medium"], 0),
         ("run", [], 1),
         ("evaluate", ["--run=none"], 1),
     ],
@@ -252,17 +152,103 @@ def test_help_and_misspelt_names_import_no_jax(module, arguments, status):
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
-def test_a_system_takes_the_task_of_another_config():
-    config, task = resolve("edp:hopper_medium"), resolve("hopper_medium")
-    assert config.name == "edp-hopper_medium"
-    assert (config.data, config.eval.env) == (task.data, task.eval.env)
-    assert type(config.agent).__module__ == "jdql.agents.edp"
-    assert config.agent.grad_norm == task.agent.grad_norm
-    with pytest.raises(
-        ValueError, match="no settings for kitchen_mixed, only for loco"
+@pytest.mark.parametrize(
+    ("name", "label", "agent"),
+    [
+        ("hopper_medium", "hopper_medium", "diffusion_ql"),
+        ("diffusion_ql:hopper_medium", "hopper_medium", "diffusion_ql"),
+        ("diffusion_ql", "walker2d_medium", "diffusion_ql"),
+        ("walker2d_medium:quick", "walker2d_medium-quick", "diffusion_ql"),
+        ("edp", "edp-walker2d_medium", "edp"),
+        ("edp:hopper_medium", "edp-hopper_medium", "edp"),
+        ("hopper_medium:edp", "edp-hopper_medium", "edp"),
+        ("edp:hopper_medium:quick", "edp-hopper_medium-quick", "edp"),
+        ("hopper_medium:edp:quick", "edp-hopper_medium-quick", "edp"),
+        ("quick:edp:hopper_medium", "edp-hopper_medium-quick", "edp"),
+        ("fql:bandit:chunked:smoke", "fql-bandit-chunked-smoke", "fql"),
+    ],
+)
+def test_words_may_stand_in_any_order(name, label, agent):
+    config = resolve(name)
+    assert config.name == label
+    assert type(config.agent).__module__ == f"jdql.agents.{agent}"
+    task = next(word for word in (*name.split(":"), "walker2d_medium") if word in TASKS)
+    if "smoke" not in name:
+        assert config.data.dataset == TASKS[task].datasets
+
+
+def test_variants_are_applied_in_order():
+    # Both set the length of training; the last one has it.
+    assert resolve("hopper_medium:quick:smoke").train.steps == 4
+    config = resolve("hopper_medium:smoke:quick")
+    assert (config.train.steps, config.data.collect_steps) == (4_000, 2_000)
+
+
+def test_a_word_means_one_thing():
+    every = [*names.system_names(), *names.task_names()]
+    files = [names.GENERAL, *map(names.own_file, every)]
+    variants = {variant for path in files for variant in names.variants(path)}
+    assert len({*every, *variants}) == len(every) + len(variants)
+    assert {"quick", "smoke", "chunked", "ancestral", "held_out"} <= variants
+
+
+def test_a_variant_of_a_system_needs_its_agent():
+    exchange = [Override("agent", "edp")]
+    with pytest.raises(ValueError, match="'chunked' changes settings of fql") as caught:
+        resolve("fql:hopper_medium:chunked", exchange)
+    assert "\n" not in str(caught.value)
+    assert resolve("fql:chunked", [Override("agent", "fql")]).agent.chunk == 5
+    assert resolve("fql:hopper_medium:quick", exchange).name == (
+        "fql-hopper_medium-edp-quick"
+    )
+
+
+def test_the_reference_can_be_set():
+    config = resolve("hopper_medium", [Override("eval.reference", "walker2d")])
+    assert config.eval.reference == "walker2d"
+
+
+# What --list says -------------------------------------------------------------------
+
+
+def test_the_overview_has_every_task_system_and_variant():
+    tasks, systems, variants, _ = listing.overview().split("\n\n")
+    first = [line.split()[0] for line in tasks.splitlines()]
+    assert first == ["task", *TASKS]
+    assert "87.0 +- 0.9" in tasks
+    lines = systems.splitlines()
+    assert [line.split()[0] for line in lines] == ["system", *names.system_names()]
+    assert all(len(line.split()) > 3 and line.endswith(".") for line in lines[1:])
+    found = {tuple(line.split()[:2]) for line in variants.splitlines()}
+    assert {("smoke", "everything"), ("chunked", "fql")} <= found
+    assert ("cautious", "safety_halfcheetah") in found
+
+
+def test_a_task_and_a_system_in_words():
+    text = listing.explain("antmaze_large_play:quick")
+    for part in (
+        "--config=antmaze_large_play\n",
+        "Dataset: D4RL/antmaze/large-play-v1; a download of 605 MB",
+        "Simulator: AntMaze_Large-v4, episodes of at most 1000 steps",
+        "Expect: 46.4: the paper's table 1",
+        "not comparable",
+        "about 22 hours",
+        "eta 4.5",
+        "bound of the gradient norm 10, targets of",
     ):
-        resolve("fql:kitchen_mixed")
-    with pytest.raises(ValueError, match="the nearest is 'hopper_medium'"):
-        resolve("edp:hoper_medium")
-    with pytest.raises(ValueError, match="there is no variant 'hopper_medium'"):
-        resolve("walker2d_medium:hopper_medium")
+        assert part in " ".join(text.split()) or part in text
+    assert max(map(len, text.splitlines())) <= listing.WIDTH
+    both = listing.explain("edp:safety_halfcheetah")
+    assert "the 18,000 published" in both
+    assert "How the settings are chosen" in both
+    assert "Efficient Diffusion Policies" in both
+    with pytest.raises(ValueError, match="'hopper_medium'"):
+        listing.explain("hoper_medium")
+
+
+@pytest.mark.parametrize("system", names.system_names())
+def test_headers_say_command_data_score_and_time(system):
+    text = names.docstring(names.own_file(system))
+    assert f"python -m experiments.run --config={system}" in text
+    for label in ("Dataset: ", "Expect: ", "Time: "):
+        assert text.count(f"\n{label}") == 1

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from experiments.launch import run_folder
+from experiments.launch.names import system_names, task_names
 from experiments.launch.overrides import split_overrides
-from experiments.launch.resolve import config_names, resolve
+from experiments.launch.resolve import resolve
 
 
 def stored(folder: str = "r", name: str = "bandit"):
@@ -25,7 +26,7 @@ def asked(name: str, *arguments: str):
     return resolve(name, split_overrides(list(arguments))[1])
 
 
-@pytest.mark.parametrize("name", config_names())
+@pytest.mark.parametrize("name", [*task_names(), *system_names()])
 def test_json_round_trip(name):
     config = resolve(name)
     text = json.dumps(stored.to_dict(config))

@@ -1,9 +1,9 @@
 """Array aliases, the data that agents see, and the signatures that parts meet at.
 
 Letters in shapes, the same everywhere: `B` batch, `K` diffusion steps, `H` horizon,
-`A` action dimension, `O` observation dimension, `N` transitions or candidates,
-`S` seeds (members).  Two clocks, two letters: `k` is the diffusion step, 0 being the
-least noisy, and `t` is environment time.
+`L` steps of a window, `A` action dimension, `O` observation dimension, `N` transitions
+or candidates, `S` seeds (members).  Two clocks, two letters: `k` is the diffusion step,
+0 being the least noisy, and `t` is environment time.
 """
 
 from __future__ import annotations
@@ -26,12 +26,14 @@ __all__ = [
     "DataSpec",
     "Denoiser",
     "Float",
+    "Future",
     "Guidance",
     "Int",
     "PRNGKeyArray",
     "Params",
     "Real",
     "Transition",
+    "Window",
 ]
 
 Params = Any  # a pytree of arrays
@@ -66,6 +68,37 @@ class Chunk(NamedTuple):
     valid: Float[Array, "*B h"]
     discount: Float[Array, "*B"]
     next_observation: Float[Array, "*B O"]
+
+
+class Window(NamedTuple):
+    """A batch of `L` consecutive environment steps, of which some may be padding.
+
+    A window never goes on in another episode.  `valid` is 1 at steps of its episode and
+    0 before its start and behind its end, where `reward` is 0 and the padding rule says
+    what `observation` and `action` are.  `discount` is 0 at and behind a true end and 1
+    at all other steps, those behind a time-out included; it does not contain the
+    agent's gamma.  `next_observation` follows the window's last step, or the episode's
+    last where that comes first.
+    """
+
+    observation: Float[Array, "*B L O"]
+    action: Float[Array, "*B L A"]
+    reward: Float[Array, "*B L"]
+    valid: Float[Array, "*B L"]
+    discount: Float[Array, "*B L"]
+    next_observation: Float[Array, "*B O"]
+
+
+class Future(NamedTuple):
+    """A batch of environment steps, each with a later state of the same episode.
+
+    `future` is the observation `delay` environment steps after `observation`; where a
+    true end comes first, it is the final one, in which time then stands still.
+    """
+
+    transition: Transition
+    future: Float[Array, "*B O"]
+    delay: Int[Array, "*B"]
 
 
 class DataSpec(NamedTuple):

@@ -156,7 +156,6 @@ def build(config: Config, spec: DataSpec) -> Parts:
     )
     actor = NoiseNetwork(spec.action_dim, config.hidden, config.step_dim)
     value = MLP(config.hidden, 1, nn.gelu, XavierDense, norm=True)
-    # The weights of guidance add up to one: noise is mixed as x0_hat would be.
     guide = guidance.classifier_free_stacked(config.guidance)
 
     def cloning_loss(params, observation, action, label, draws: Draws):
@@ -173,7 +172,7 @@ def build(config: Config, spec: DataSpec) -> Parts:
         def predict(x_k, k):
             return actor.apply(params, x_k, k, inputs)
 
-        return sampler.sample(guide(predict), draws)
+        return sampler.sample(predict, draws, guide)
 
     critic = gelu_critic(config.hidden)
     return Parts(actor, critic, value, sampler, cloning_loss, sample_action)

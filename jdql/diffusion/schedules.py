@@ -153,8 +153,8 @@ def refine(schedule: Schedule, k: np.ndarray) -> Schedule:
     return Schedule(betas, np.exp(log_abar / 2), np.sqrt(-np.expm1(log_abar)))
 
 
-# A grid maps (schedule, number of steps n) to the steps [n] to visit, ascending, of
-# which the last is always K-1, where the noise begins, and the first 0 if n > 1.
+# A grid maps (schedule, number of steps n) to the steps [n] to visit, ascending from 0
+# if n > 1; the last, where the noise begins, is K-1 in all but `leading_grid`.
 Grid = Callable[[Schedule, int], np.ndarray]
 
 
@@ -162,6 +162,23 @@ def even_grid(schedule: Schedule, steps: int) -> np.ndarray:
     """Evenly spaced in k; rounded to trained steps where there are enough of them."""
     k = np.linspace(schedule.steps - 1, 0, steps)[::-1]
     return np.floor(k + 0.5) if steps <= schedule.steps else k
+
+
+def leading_grid(schedule: Schedule, steps: int) -> np.ndarray:
+    """The multiples of K // n below n (K // n), the grid of DDIM in diffusers.
+
+    It is that of Diffusion Policy.  The chain starts with standard normal noise all the
+    same, though up to K // n + K % n - 1 of the noisiest steps are left out.
+
+    Raises:
+      ValueError: more steps than the schedule has.
+    """
+    if steps > schedule.steps:
+        raise ValueError(
+            f"sample_steps must be at most diffusion_steps, {schedule.steps}, on the "
+            f"leading grid, got {steps}: take fewer or another grid"
+        )
+    return np.arange(steps) * float(schedule.steps // steps)
 
 
 def _evenly_in(

@@ -27,7 +27,6 @@ __all__ = [
     "Denoiser",
     "Float",
     "Future",
-    "Guidance",
     "Int",
     "PRNGKeyArray",
     "Params",
@@ -114,22 +113,15 @@ class DataSpec(NamedTuple):
 class Denoiser(Protocol):
     """Estimates the clean sample from a noisy one: `(x_k, k) -> x0_hat`.
 
-    `k` is a scalar or has the leading shape of `x_k`.  Conditioning is a closure.
+    A sample is an action `[*B, A]`, or a chunk or trajectory `[*B, H, A]`.  `k` is a
+    scalar or has leading axes of `x_k`: the diffusion step, or in a sampler the index
+    of a noise level that the sampler visits.  Conditioning is a closure.
     """
 
     def __call__(
-        self, x_k: Float[Array, "*B A"], k: Int[Array, "..."], /
+        self, x_k: Float[Array, "*B A"], k: Real[Array, "..."], /
     ) -> Float[Array, "*B A"]:
         """Returns x0_hat for the noisy sample `x_k` at step `k`."""
-        ...
-
-
-@runtime_checkable
-class Guidance(Protocol):
-    """Maps a denoiser to a denoiser."""
-
-    def __call__(self, denoiser: Denoiser, /) -> Denoiser:
-        """Returns the guided denoiser."""
         ...
 
 

@@ -188,8 +188,9 @@ def sample_action(
     both = jnp.stack([observation, observation])
     inputs = labelled(both, jnp.broadcast_to(label, both.shape[:-1]))
     # One call of the network gives the estimates without and with the label.
-    mixed = guidance.classifier_free_stacked(parts.config.guidance)
-    return parts.sampler.sample(mixed(conditioned(parts.actor, params, inputs)), draws)
+    guide = guidance.classifier_free_stacked(parts.config.guidance)
+    predict = conditioned(parts.actor, params, inputs)
+    return parts.sampler.sample(predict, draws, guide=guide)
 
 
 def init(parts: Parts, spec: DataSpec, key: PRNGKeyArray) -> TrainState:

@@ -26,8 +26,9 @@ def approximate(
     """The clean sample that a noise network sees in a noisy one, and its error.
 
     x0_hat = x_k / sqrt(abar_k) - sqrt(1 / abar_k - 1) eps(x_k, k) (Kang et al. 2023,
-    the action approximation).  It is the mean of the samples that x_k may come from:
-    at high noise not a sample, but something between them.
+    the action approximation).  With a perfect network it is E[x_0 | x_k], the average
+    of all the samples that noise may have turned into x_k.  Where much noise leaves
+    several actions possible, their average need not be near any of them.
 
     Args:
       schedule: of K steps.

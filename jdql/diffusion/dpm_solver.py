@@ -21,9 +21,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jdql.diffusion.constraints import unconstrained
 from jdql.diffusion.reverse import ReverseSteps, reverse_steps
 from jdql.diffusion.schedules import Schedule, log_snr
-from jdql.types import Array, Denoiser, Float
+from jdql.types import Array, Constraint, Denoiser, Float
 
 
 class MultistepSteps(NamedTuple):
@@ -65,6 +66,7 @@ def multistep_chain(
     steps: MultistepSteps,
     start: Float[Array, "*B A"],
     *,
+    constraint: Constraint = unconstrained,
     unroll: int = 1,
     remat: bool = False,
 ) -> Float[Array, "*B A"]:
@@ -74,7 +76,7 @@ def multistep_chain(
         x, before = carry
         x0 = denoiser(x, row.base.k)
         ahead = x0 + row.ahead * (x0 - before)
-        return (row.base.x0 * ahead + row.base.xk * x, x0), None
+        return (constraint(row.base.x0 * ahead + row.base.xk * x), x0), None
 
     cast = [jnp.asarray(c, start.dtype) for c in (*steps.base[1:], steps.ahead)]
     table = MultistepSteps(ReverseSteps(jnp.asarray(steps.base.k), *cast[:3]), cast[3])

@@ -1,8 +1,10 @@
-"""Heun's method with churn on the process x / signal = x_0 + sigma eps, and its levels.
+"""Heun's method with churn on the process x_0 + sigma eps, and its levels.
 
-Karras, Aittala, Aila & Laine 2022, arXiv:2206.00364, algorithm 2.  With
-sigma = noise / signal the variance-preserving process is theirs rescaled, so a network
-trained on it serves here: it is shown signal * x at the step k of that sigma.
+Karras, Aittala, Aila & Laine 2022, arXiv:2206.00364, algorithm 2.  Their process adds
+noise to x_0 and leaves its scale alone.  The one that networks are trained on here,
+signal x_0 + noise eps, is theirs at sigma = noise / signal, multiplied by signal.  So
+the sampler walks on their x, and to ask the network at some sigma it takes the
+diffusion step k with noise / signal = sigma and shows it signal * x at that k.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import numpy as np
 
 from jdql.diffusion.reverse import ChainDraws, noises_of
 from jdql.diffusion.schedules import Schedule, log_snr, refine, step_of
-from jdql.types import Array, Denoiser, Float
+from jdql.types import Array, Constraint, Denoiser, Float
 
 
 class Churn(NamedTuple):
@@ -102,6 +104,7 @@ def heun_chain(
     steps: HeunSteps,
     draws: ChainDraws,
     *,
+    constraint: Constraint | None = None,
     unroll: int = 1,
     remat: bool = False,
 ) -> Float[Array, "*B A"]:
@@ -112,6 +115,8 @@ def heun_chain(
       steps: the table of n steps.
       draws: start, a standard normal sample of the variance-preserving process, and
         n draws, or none without churn.
+      constraint: obeyed by every sample that the network is shown, in the scale that
+        it is shown in, and by the result.
       unroll: iterations of the scan laid out in a row.
       remat: recompute the network in the backward pass instead of storing it.
 
@@ -127,17 +132,24 @@ def heun_chain(
         *(jnp.asarray(c, dtype) for c in steps[2:]),
     )
 
-    def churned(x: Array, row: HeunSteps, noise: Array | None) -> Array:
-        return x if noise is None else x + row.noise * noise
+    def hold(x: Array, signal: Array) -> tuple[Array, Array]:
+        """A sample that obeys the constraint, and what the network is shown of it."""
+        if constraint is None:
+            return x, signal * x
+        shown = constraint(signal * x)
+        return shown / signal, shown
+
+    def churned(x: Array, row: HeunSteps, noise: Array | None) -> tuple[Array, Array]:
+        x = x if noise is None else x + row.noise * noise
+        return hold(x, row.signal_hat)
 
     def step(x: Array, inputs: tuple[HeunSteps, Array | None]) -> tuple[Array, None]:
         row, noise = inputs
-        x = churned(x, row, noise)
+        x, shown = churned(x, row, noise)
         change = row.sigma_next - row.sigma_hat
-        slope = (x - denoiser(row.signal_hat * x, row.i_hat)) / row.sigma_hat
-        ahead = x + change * slope
-        x0 = denoiser(row.signal_next * ahead, row.i_next)
-        slope_ahead = (ahead - x0) / row.sigma_next
+        slope = (x - denoiser(shown, row.i_hat)) / row.sigma_hat
+        ahead, shown = hold(x + change * slope, row.signal_next)
+        slope_ahead = (ahead - denoiser(shown, row.i_next)) / row.sigma_next
         return x + change * (slope + slope_ahead) / 2, None
 
     rest = jax.tree.map(lambda c: c[:-1], (table, noises))
@@ -145,4 +157,6 @@ def heun_chain(
     body = jax.checkpoint(step) if remat else step
     start = draws.start / table.signal_hat[0]
     x, _ = jax.lax.scan(body, start, rest, unroll=unroll)
-    return denoiser(row.signal_hat * churned(x, row, noise), row.i_hat)
+    _, shown = churned(x, row, noise)
+    x0 = denoiser(shown, row.i_hat)
+    return x0 if constraint is None else constraint(x0)

@@ -8,13 +8,19 @@ log E[e(x_0) | x_k], and x0_hat shifts with the score by noise^2 / signal.
 | g at every noise level: a classifier's gradient | `classifier` |
 | g, at the mean of a step and applied to it (Dhariwal & Nichol 2021) | `mean` |
 | g, at x_k and applied to it before a step (Janner et al. 2022) | `diffuser` |
-| e = p(y | x_0), by a denoiser trained with y and one without | `classifier_free` |
+| e = p(y | x_0), by a network trained with y and one without | `classifier_free` |
 | log E[e | x_k] itself, a trained energy (Lu et al. 2023) | `energy` |
 
-`mean` and `diffuser` are rules of a step, not of a denoiser.  A step is linear in
-x0_hat and x (`reverse.ReverseSteps`), so that both are a shift of x0_hat all the same,
-by numbers from the table of the chain: they need that table and fit no other chain, and
-a constraint on x0_hat belongs inside them, `mean(steps, g)(constrain(denoiser, clip))`.
+A guide is an argument of sampling, `sampler.sample(predict, draws, guide=...)`, and
+`compose` makes one of several.  The sampler tells it what it must know of the chain, a
+`Chain`: guides need no schedule of their own.
+
+Guides stand on either side of the clipping of x0_hat.  The first, fourth and fifth of
+the table change what x0_hat is estimated to be, so the estimate is clipped after them.
+`mean` and `diffuser` instead move samples: the mean of a step, or x_k before it.  A
+denoiser can move a sample all the same, because a step is c_x0 x0_hat + c_xk x: adding
+move / c_x0 to x0_hat moves the result by `move`.  What they return is then no estimate
+of x_0 any more and must not be clipped, so they stand after the clipping.
 
 No gradient passes through g: a loss of guided samples trains the denoiser alone.
 """
@@ -22,56 +28,103 @@ No gradient passes through g: a loss of guided samples trains the denoiser alone
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jdql.diffusion.constraints import unconstrained
+from jdql.diffusion.chain import Chain, Network
 from jdql.diffusion.process import at
-from jdql.diffusion.reverse import ReverseSteps
-from jdql.diffusion.schedules import Schedule
-from jdql.types import Array, Constraint, Denoiser, Float, Guidance, Int, Real
+from jdql.diffusion.reverse import ReverseSteps, by_level
+from jdql.types import Array, Denoiser, Float, Real
 
 Weight = float | Float[Array, ""]
 # (x_k [*B, A], k) -> the gradient [*B, A] with respect to x_k of a log-likelihood.
 Gradient = Callable[[Array, Array], Array]
 
 
-def classifier(
-    schedule: Schedule, gradient: Gradient, weight: Weight = 1.0
-) -> Guidance:
+Transform = Callable[[Denoiser, Chain], Denoiser]
+
+
+def unchanged(denoiser: Denoiser, chain: Chain) -> Denoiser:
+    """The transform that leaves the denoiser as it is."""
+    del chain
+    return denoiser
+
+
+class Guide(NamedTuple):
+    """A `chain.Guidance` of two parts, between which x0_hat is clipped.
+
+    Attributes:
+      estimate: changes estimates of x_0, before they are clipped.
+      move: moves samples, by shifts of x0_hat that no clipping may undo.
+    """
+
+    estimate: Transform = unchanged
+    move: Transform = unchanged
+
+    def __call__(self, denoiser: Denoiser, chain: Chain) -> Denoiser:
+        """Returns the guided denoiser."""
+        return self.move(chain.constrain(self.estimate(denoiser, chain)), chain)
+
+
+def compose(*guides: Guide) -> Guide:
+    """The guide that is all of these; each transforms what those before it made.
+
+    Whatever their order, all change x0_hat before it is clipped or move samples after.
+    """
+
+    def in_turn(*transforms: Transform) -> Transform:
+        def transform(denoiser: Denoiser, chain: Chain) -> Denoiser:
+            for one in transforms:
+                denoiser = one(denoiser, chain)
+            return denoiser
+
+        return transform
+
+    return Guide(
+        in_turn(*(guide.estimate for guide in guides)),
+        in_turn(*(guide.move for guide in guides)),
+    )
+
+
+def classifier(gradient: Gradient, weight: Weight = 1.0) -> Guide:
     """x0_hat + weight (noise^2 / signal) g(x_k, k): guidance of the score.
 
     Exact, at weight 1 and as the number of steps grows, if `gradient` is that of
     log p(y | x_k) at the noise level of k (Song et al. 2021, eq. 14).
 
     Args:
-      schedule: of K steps.
       gradient: of the log-likelihood.
       weight: its strength; 0 is no guidance.
-    """
-    scale = schedule.noise**2 / schedule.signal
 
-    def guide(denoiser: Denoiser) -> Denoiser:
-        def guided(x_k: Float[Array, "*B A"], k: Int[Array, "..."]) -> Array:
-            g = jax.lax.stop_gradient(gradient(x_k, k))
-            return denoiser(x_k, k) + weight * at(scale, k, x_k) * g
+    Returns:
+      The guide; with a chain that starts at signal 0, as flows do, it raises
+      ValueError.
+    """
+
+    def estimate(denoiser: Denoiser, chain: Chain) -> Denoiser:
+        signal, noise = chain.levels.signal, chain.levels.noise
+        if np.any(signal == 0):
+            raise ValueError(
+                "guidance of the score divides by the signal, and this chain starts "
+                "at signal 0: take classifier-free guidance, or sample a diffusion"
+            )
+
+        def guided(x_k: Float[Array, "*B A"], i: Real[Array, "..."]) -> Array:
+            g = jax.lax.stop_gradient(gradient(x_k, chain.step(i)))
+            return denoiser(x_k, i) + weight * at(noise**2 / signal, i, x_k) * g
 
         return guided
 
-    return guide
+    return Guide(estimate=estimate)
 
 
-def energy(
-    schedule: Schedule,
-    energy_of: Callable[[Array, Array], Array],
-    weight: Weight = 1.0,
-) -> Guidance:
+def energy(energy_of: Callable[[Array, Array], Array], weight: Weight = 1.0) -> Guide:
     """`classifier` guidance by the gradient of an energy.
 
     Args:
-      schedule: of K steps.
       energy_of: `(x_k [*B, A], k) -> [*B]`, an estimate of log E[exp(beta Q) | x_k],
         such as what `contrastive_energy_loss` trains (Lu et al. 2023).
       weight: its strength.
@@ -80,7 +133,7 @@ def energy(
     def gradient(x_k: Array, k: Array) -> Array:
         return jax.grad(lambda x: jnp.sum(energy_of(x, k)))(x_k)
 
-    return classifier(schedule, gradient, weight)
+    return classifier(gradient, weight)
 
 
 def contrastive_energy_loss(
@@ -114,29 +167,31 @@ def mixture(
     return (1 - weight) * unconditional + weight * conditional
 
 
-def classifier_free(unconditional: Denoiser, weight: Weight) -> Guidance:
-    """Guides the conditional denoiser away from `unconditional` (Ho & Salimans 2022).
+def classifier_free(unconditional: Network, weight: Weight) -> Guide:
+    """Guides the conditional network away from `unconditional` (Ho & Salimans 2022).
 
     Weight 1 is the conditional denoiser and 0 the unconditional one; in terms of the
-    paper's w, weight = 1 + w.  The weights add up to one, so that it is the same
-    whether denoisers or the networks under them are mixed, be it noise, v or a
-    velocity that they predict.
+    paper's w, weight = 1 + w.  The weights add up to one, so that mixing estimates of
+    x_0, as here, is mixing noise, v or velocities.
 
     Args:
-      unconditional: the denoiser without the condition.
+      unconditional: the network without the condition; it predicts what the
+        conditional one does.
       weight: its strength.
     """
 
-    def guide(conditional: Denoiser) -> Denoiser:
-        def guided(x_k: Float[Array, "*B A"], k: Real[Array, "..."]) -> Array:
-            return mixture(unconditional(x_k, k), conditional(x_k, k), weight)
+    def estimate(conditional: Denoiser, chain: Chain) -> Denoiser:
+        without = chain.denoiser(unconditional)
+
+        def guided(x_k: Float[Array, "*B A"], i: Real[Array, "..."]) -> Array:
+            return mixture(without(x_k, i), conditional(x_k, i), weight)
 
         return guided
 
-    return guide
+    return Guide(estimate=estimate)
 
 
-def classifier_free_stacked(weight: Weight) -> Guidance:
+def classifier_free_stacked(weight: Weight) -> Guide:
     """`classifier_free` with one call for both denoisers.
 
     It guides a denoiser of `[2, *B, A]` whose row 0 is unconditional and whose row 1 is
@@ -147,86 +202,97 @@ def classifier_free_stacked(weight: Weight) -> Guidance:
       weight: as in `classifier_free`.
     """
 
-    def guide(stacked: Denoiser) -> Denoiser:
-        def guided(x_k: Float[Array, "*B A"], k: Real[Array, "..."]) -> Array:
-            ks = k if jnp.ndim(k) == 0 else jnp.broadcast_to(k, (2, *jnp.shape(k)))
-            both = stacked(jnp.broadcast_to(x_k, (2, *x_k.shape)), ks)
+    def estimate(stacked: Denoiser, chain: Chain) -> Denoiser:
+        del chain
+
+        def guided(x_k: Float[Array, "*B A"], i: Real[Array, "..."]) -> Array:
+            both_i = i if jnp.ndim(i) == 0 else jnp.broadcast_to(i, (2, *jnp.shape(i)))
+            both = stacked(jnp.broadcast_to(x_k, (2, *x_k.shape)), both_i)
             return mixture(both[0], both[1], weight)
 
         return guided
 
-    return guide
+    return Guide(estimate=estimate)
 
 
-def mean(steps: ReverseSteps, gradient: Gradient, weight: Weight = 1.0) -> Guidance:
+def mean(gradient: Gradient, weight: Weight = 1.0) -> Guide:
     """Moves the mean mu of each step by weight r^2 g(mu), r^2 being its variance.
 
     Dhariwal & Nichol 2021, algorithm 1, with g evaluated at mu and at the noise level
-    that mu has, the one that the step goes to.  A chain without noise is not guided.
+    that mu has, the one that the step goes to.
 
     Args:
-      steps: the table of the chain that is to be run.
       gradient: of the log-likelihood.
       weight: its strength.
-    """
-    table = _ascending(steps)
 
-    def guide(denoiser: Denoiser) -> Denoiser:
-        def guided(x_k: Float[Array, "*B A"], k: Int[Array, "..."]) -> Array:
-            x0 = denoiser(x_k, k)
-            mu = at(table.x0, k, x_k) * x0 + at(table.xk, k, x_k) * x_k
-            level = jnp.maximum(k - 1, 0)  # the step from k = 0 has no variance
-            g = jax.lax.stop_gradient(gradient(mu, level))
-            return x0 + weight * at(table.noise**2 / table.x0, k, x_k) * g
+    Returns:
+      The guide; with a chain whose steps add no noise it raises ValueError.
+    """
+
+    def move(denoiser: Denoiser, chain: Chain) -> Denoiser:
+        table = _noisy_steps("mean", chain)
+
+        def guided(x_k: Float[Array, "*B A"], i: Real[Array, "..."]) -> Array:
+            x0 = denoiser(x_k, i)
+            mu = at(table.x0, i, x_k) * x0 + at(table.xk, i, x_k) * x_k
+            after = chain.step(jnp.maximum(i - 1, 0))  # the last step has no variance
+            g = jax.lax.stop_gradient(gradient(chain.clamp(mu), after))
+            return x0 + weight * at(table.noise**2 / table.x0, i, x_k) * g
 
         return guided
 
-    return guide
+    return Guide(move=move)
 
 
 def diffuser(
-    steps: ReverseSteps,
-    gradient: Gradient,
-    weight: Weight = 1.0,
-    *,
-    repeats: int = 1,
-    stop: int = 0,
-    constraint: Constraint = unconstrained,
-) -> Guidance:
-    """Before each step, `repeats` times: x <- constraint(x + weight r^2 g(x, k)).
+    gradient: Gradient, weight: Weight = 1.0, *, repeats: int = 1, stop: int = 0
+) -> Guide:
+    """Before each step, `repeats` times: x <- clamp(x + weight r^2 g(x, k)).
 
     Janner et al. 2022, as their code does it; r^2 is the variance of the step.  It is
     no exact tilt of the law, and what a weight does depends on the number of steps.
 
     Args:
-      steps: the table of the chain that is to be run.
       gradient: of the return.
       weight: its strength; the authors' `scale`.
       repeats: moves before each step; the authors' `n_guide_steps`.
       stop: steps k below it are not guided; the authors' `t_stopgrad`.
-      constraint: what every moved sample has to obey.
+
+    Returns:
+      The guide; with a chain whose steps add no noise it raises ValueError.
+
+    Raises:
+      ValueError: fewer than one move.
     """
-    table = _ascending(steps)
-    variance = np.where(np.arange(len(table.k)) < stop, 0.0, table.noise**2)
+    if repeats < 1:
+        raise ValueError(f"repeats must be at least 1, got {repeats}: leave the guide")
 
-    def move(x: Array, k: Array) -> Array:
-        for _ in range(repeats):
-            g = jax.lax.stop_gradient(gradient(x, k))
-            x = constraint(x + weight * at(variance, k, x) * g)
-        return x
+    def move(denoiser: Denoiser, chain: Chain) -> Denoiser:
+        table = _noisy_steps("diffuser", chain)
+        variance = np.where(chain.k < stop, 0.0, table.noise**2)
 
-    def guide(denoiser: Denoiser) -> Denoiser:
-        def guided(x_k: Float[Array, "*B A"], k: Int[Array, "..."]) -> Array:
-            moved = move(x_k, k)
-            # The step adds xk times the sample that it knows: the rest is added here.
-            rest = at(table.xk / table.x0, k, x_k) * (moved - x_k)
-            return denoiser(moved, k) + rest
+        def moved(x: Array, i: Array) -> Array:
+            for _ in range(repeats):
+                g = jax.lax.stop_gradient(gradient(x, chain.step(i)))
+                x = chain.clamp(x + weight * at(variance, i, x) * g)
+            return x
+
+        def guided(x_k: Float[Array, "*B A"], i: Real[Array, "..."]) -> Array:
+            x = moved(x_k, i)
+            # The step adds c_xk times the x_k that it knows: the rest is added here.
+            return denoiser(x, i) + at(table.xk / table.x0, i, x_k) * (x - x_k)
 
         return guided
 
-    return guide
+    return Guide(move=move)
 
 
-def _ascending(steps: ReverseSteps) -> ReverseSteps:
-    """The rows of the table in the order of k = 0..K-1."""
-    return ReverseSteps(*(np.asarray(column)[::-1] for column in steps))
+def _noisy_steps(name: str, chain: Chain) -> ReverseSteps:
+    """The table of a chain whose steps add noise, by level."""
+    if chain.steps is None or not np.any(chain.steps.noise):
+        raise ValueError(
+            f"{name} guidance scales by the variance of each step, and this chain has "
+            "none: take sampler ancestral with more than one step and a variance "
+            "other than deterministic, or classifier or energy guidance"
+        )
+    return by_level(chain.steps)

@@ -15,13 +15,26 @@ from jdql.diffusion.schedules import Schedule
 from jdql.types import Array, Denoiser, Float, Int
 
 
+def from_the_left(values: Array, x: Array) -> Array:
+    """`values` shaped to multiply `x`: a scalar, or of leading axes of `x`.
+
+    Raises:
+      ValueError: values of more axes than `x`.
+    """
+    if values.ndim > x.ndim:
+        raise ValueError(
+            f"values of shape {values.shape} have more axes than what they multiply, "
+            f"of shape {x.shape}: give a scalar, or one number for each leading axis"
+        )
+    return values.reshape(values.shape + (1,) * (x.ndim - values.ndim))
+
+
 def at(table: np.ndarray, k: Int[Array, "..."], x: Float[Array, "*B A"]) -> Array:
     """`table[k]` in the dtype of `x`, shaped to multiply `x`.
 
     `k` is a scalar or has leading dimensions of `x`.
     """
-    values = jnp.asarray(table, x.dtype)[k]
-    return values.reshape(values.shape + (1,) * (x.ndim - values.ndim))
+    return from_the_left(jnp.asarray(table, x.dtype)[k], x)
 
 
 def forward_noise(

@@ -19,8 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jdql.diffusion.constraints import unconstrained
+from jdql.diffusion.process import at
 from jdql.diffusion.schedules import Schedule
-from jdql.types import Array, Constraint, Denoiser, Float, PRNGKeyArray
+from jdql.types import Array, Constraint, Denoiser, Float, Int, PRNGKeyArray
 
 
 class ReverseSteps(NamedTuple):
@@ -47,7 +48,8 @@ class ReverseSteps(NamedTuple):
 class ChainDraws(NamedTuple):
     """The noise of one chain: its start `[*B, A]` and one draw a step `[n, *B, A]`.
 
-    A chain that adds no noise may leave the draws out: n = 0.
+    Chunks and trajectories are samples of shape `[*B, H, A]`.  A chain that adds no
+    noise may leave the draws out: n = 0.
     """
 
     start: Float[Array, "*B A"]
@@ -111,6 +113,40 @@ def reverse_steps(schedule: Schedule, variance: str = "posterior") -> ReverseSte
     e, r = VARIANCES[variance](a, s, a_next, s_next)
     k = np.arange(schedule.steps, dtype=np.int32)[::-1]
     return ReverseSteps(k, a_next - e * a / s, e / s, r)
+
+
+def by_level(steps: ReverseSteps) -> ReverseSteps:
+    """The rows of the table in the order of the levels, the least noisy first."""
+    return ReverseSteps(*(np.asarray(column)[::-1] for column in steps))
+
+
+def keep_direction(
+    denoiser: Denoiser, constraint: Constraint, levels: Schedule, steps: ReverseSteps
+) -> Denoiser:
+    """The denoiser whose step goes to the constrained x0_hat along the free eps_hat.
+
+    A step takes eps_hat from the x0_hat that it is given, so that clipping x0_hat turns
+    it.  To keep that of the estimate x_free before the constraint is to give the step
+
+        x0_hat + (c_xk signal / c_x0) (x0_hat - x_free),   x0_hat = constraint(x_free),
+
+    which it multiplies by c_x0, c_xk x being added as ever.
+
+    Args:
+      denoiser: unconstrained, of the levels of the chain.
+      constraint: obeyed by x0_hat.
+      levels: of the chain.
+      steps: its table.
+    """
+    table = by_level(steps)
+    turn = table.xk * levels.signal / table.x0
+
+    def denoise(x_k: Float[Array, "*B A"], k: Int[Array, "..."]) -> Array:
+        free = denoiser(x_k, k)
+        x0 = constraint(free)
+        return x0 + at(turn, k, x_k) * (x0 - free)
+
+    return denoise
 
 
 def draw_chain(

@@ -14,53 +14,84 @@ Divided by a it is x'/a' - x/a = (s'/a' - s/a) eps_hat, Euler's in sigma = s / a
 Karras et al.'s process; divided by a + s it is Euler's in the time a / (a + s) on the
 straight path of a flow.  The samplers that share it differ in their levels only.
 
-All start at k = K - 1, and all but those of one step visit k = 0, from which the last
-step goes to the clean sample: `steps` network calls, 2 `steps` - 1 for `edm_heun`.
+All but those with a `grid` of their own start at k = K - 1, and all of more than one
+step visit k = 0, from which the last step goes to the clean sample: `steps` network
+calls, 2 `steps` - 1 for `edm_heun`.
+
+What is sampled for, guidance and known entries, comes with the call:
+
+    sampler.sample(
+        predict,
+        draws,
+        guide=guidance.classifier_free(unconditional, 1.2),
+        clamp=constraints.inpaint(mask, values),
+    )
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-import jax.numpy as jnp
 import numpy as np
 
 from jdql.diffusion import constraints, dpm_solver, edm, process, reverse, schedules
-from jdql.diffusion.reverse import ChainDraws
+from jdql.diffusion.chain import Chain, Guidance, Network, step_at
+from jdql.diffusion.reverse import ChainDraws, ReverseSteps
 from jdql.diffusion.schedules import Grid, Schedule
 from jdql.types import Array, Constraint, Denoiser, Float
 
 
+@runtime_checkable
+class Sample(Protocol):
+    """Draws samples; see `Sampler.sample`."""
+
+    def __call__(
+        self,
+        predict: Network,
+        draws: ChainDraws,
+        guide: Guidance | None = None,
+        clamp: Constraint | None = None,
+    ) -> Float[Array, "*B A"]:
+        """Returns the samples, of the shape of `draws.start`."""
+        ...
+
+
 class Sampler(NamedTuple):
-    """A sampler of a schedule.
+    """A sampler of a schedule, for samples of any shape: `[*B, A]`, `[*B, H, A]`.
 
     Attributes:
       draws: noise arrays that a chain consumes, as in `draw_chain(key, draws, shape)`;
         0 for an ordinary differential equation, which takes the start alone.
-      sample: `(predict, ChainDraws) -> x_0`, where `predict(x_k, k)` is the network's
-        prediction, conditioning closed over; k is a scalar, integral where the sampler
-        visits the trained steps alone and float where it goes between them.
+      sample: `(predict, draws, guide=None, clamp=None) -> x_0`.  `predict(x_k, k)` is
+        the network's prediction, conditioning closed over; k is a scalar, integral
+        where the sampler visits the trained steps alone and float where it goes between
+        them.  `guide` changes the denoiser (`guidance`).  `clamp` holds known entries
+        (`constraints.inpaint`): of the start, of every sample that the network is
+        shown, of every x0_hat and of the result, there exactly.
     """
 
     draws: int
-    sample: Callable[
-        [Callable[[Array, Array], Array], ChainDraws], Float[Array, "*B A"]
-    ]
+    sample: Sample
 
 
-class Chain(NamedTuple):
+class Scheme(NamedTuple):
     """A sampler without its network.
 
     Attributes:
       k: `[m]` ascending steps at which the network is called.
       draws: see `Sampler`.
-      run: `(denoiser, draws) -> x_0`; the denoiser's step is an index into `k`.
+      run: `(denoiser, draws, clamp) -> x_0`; the denoiser's step is an index into `k`,
+        and the clamp is obeyed by what every step makes, not by the start.
+      steps: see `Chain`.
+      clip_direction: whether a step goes along the eps_hat of the constrained x0_hat.
     """
 
     k: np.ndarray
     draws: int
-    run: Callable[[Denoiser, ChainDraws], Array]
+    run: Callable[[Denoiser, ChainDraws, Constraint | None], Array]
+    steps: ReverseSteps | None = None
+    clip_direction: bool = True
 
 
 class Loop(NamedTuple):
@@ -70,21 +101,24 @@ class Loop(NamedTuple):
     remat: bool = False
 
 
-def _chain(
+def _single_step(
     schedule: Schedule,
     k: np.ndarray,
     variance: str,
     loop: Loop,
     step_constraint: Constraint = constraints.unconstrained,
-) -> Chain:
+    clip_direction: bool = True,
+) -> Scheme:
     table = reverse.reverse_steps(schedules.refine(schedule, k), variance)
 
-    def run(denoiser: Denoiser, draws: ChainDraws) -> Array:
+    def run(denoiser: Denoiser, draws: ChainDraws, clamp: Constraint | None) -> Array:
+        held = constraints.in_turn(step_constraint, *_given(clamp))
         return reverse.reverse_chain(
-            denoiser, table, draws, constraint=step_constraint, **loop._asdict()
+            denoiser, table, draws, constraint=held, **loop._asdict()
         )
 
-    return Chain(k, 0 if variance == "deterministic" else table.steps, run)
+    draws = 0 if variance == "deterministic" else table.steps
+    return Scheme(k, draws, run, table, clip_direction)
 
 
 def _ancestral(
@@ -93,22 +127,33 @@ def _ancestral(
     variance: str,
     loop: Loop,
     step_constraint: Constraint = constraints.unconstrained,
-) -> Chain:
+) -> Scheme:
     if steps > schedule.steps:
         raise ValueError(
             f"sample_steps must be at most diffusion_steps, {schedule.steps}, for the "
             f"ancestral sampler, got {steps}: take fewer or another sampler"
         )
     k = schedules.even_grid(schedule, steps)
-    return _chain(schedule, k, variance, loop, step_constraint)
+    return _single_step(schedule, k, variance, loop, step_constraint)
 
 
 def _deterministic(grid: Grid):
     def build(
-        schedule: Schedule, steps: int, variance: str, loop: Loop, grid: Grid = grid
-    ) -> Chain:
+        schedule: Schedule,
+        steps: int,
+        variance: str,
+        loop: Loop,
+        grid: Grid = grid,
+        clip_direction: bool = True,
+    ) -> Scheme:
         del variance
-        return _chain(schedule, grid(schedule, steps), "deterministic", loop)
+        return _single_step(
+            schedule,
+            grid(schedule, steps),
+            "deterministic",
+            loop,
+            clip_direction=clip_direction,
+        )
 
     return build
 
@@ -120,19 +165,20 @@ def _multistep(
     loop: Loop,
     grid: Grid = schedules.log_snr_grid,
     lower_order_last: bool = False,
-) -> Chain:
+) -> Scheme:
     del variance
     k = grid(schedule, steps)
     table = dpm_solver.multistep_steps(
         schedules.refine(schedule, k), lower_order_last=lower_order_last
     )
 
-    def run(denoiser: Denoiser, draws: ChainDraws) -> Array:
+    def run(denoiser: Denoiser, draws: ChainDraws, clamp: Constraint | None) -> Array:
+        held = constraints.in_turn(*_given(clamp))
         return dpm_solver.multistep_chain(
-            denoiser, table, draws.start, **loop._asdict()
+            denoiser, table, draws.start, constraint=held, **loop._asdict()
         )
 
-    return Chain(k, 0, run)
+    return Scheme(k, 0, run)
 
 
 def _heun(
@@ -142,17 +188,23 @@ def _heun(
     loop: Loop,
     grid: Grid = schedules.karras_grid,
     churn: edm.Churn = edm.NO_CHURN,
-) -> Chain:
+) -> Scheme:
     del variance
     table, k = edm.heun_steps(schedule, grid(schedule, steps), churn)
 
-    def run(denoiser: Denoiser, draws: ChainDraws) -> Array:
-        return edm.heun_chain(denoiser, table, draws, **loop._asdict())
+    def run(denoiser: Denoiser, draws: ChainDraws, clamp: Constraint | None) -> Array:
+        return edm.heun_chain(
+            denoiser, table, draws, constraint=clamp, **loop._asdict()
+        )
 
-    return Chain(k, steps if np.any(table.noise) else 0, run)
+    return Scheme(k, steps if np.any(table.noise) else 0, run)
 
 
-SAMPLERS: dict[str, Callable[..., Chain]] = {
+def _given(clamp: Constraint | None) -> tuple[Constraint, ...]:
+    return () if clamp is None else (clamp,)
+
+
+SAMPLERS: dict[str, Callable[..., Scheme]] = {
     "ancestral": _ancestral,
     "ddim": _deterministic(schedules.even_grid),
     "flow": _deterministic(schedules.flow_grid),
@@ -176,9 +228,10 @@ def make_sampler(
 ) -> Sampler:
     """The sampler called `name`, for networks trained on `schedule`.
 
-    `ancestral`, and `ddim` of at most K steps, stop at trained steps only.  Between
-    them the network is on its own: slow sinusoids of a step carry over, fast features
-    of it (learned Fourier features, K small) may not.
+    `ancestral`, and `ddim` of at most K steps, call the network at steps k that it was
+    trained at.  The others call it between them too, where it has to interpolate.  A
+    network that is told k by slow sinusoids does so well.  One that can tell k finely
+    (learned Fourier features) and was trained on few steps may predict anything there.
 
     Args:
       schedule: of K steps.
@@ -192,8 +245,10 @@ def make_sampler(
       remat: recompute the network in the backward pass instead of storing it.
       **options: of some samplers alone: `grid`, a `schedules.Grid` in the place of
         the sampler's own (all but `ancestral`); `step_constraint`, obeyed by the
-        sample after every step (`ancestral`); `lower_order_last` (`dpmpp_2m`);
-        `churn`, an `edm.Churn` (`edm_heun`).
+        sample after every step (`ancestral`); `clip_direction` (`ddim`, `flow`,
+        `dpmpp_1`): False steps along the eps_hat from before x0_hat was constrained,
+        as the DDIM of diffusers does; `lower_order_last` (`dpmpp_2m`); `churn`, an
+        `edm.Churn` (`edm_heun`).
 
     Returns:
       The sampler.
@@ -209,23 +264,46 @@ def make_sampler(
         raise ValueError(f"sample_steps must be at least 1, got {steps}")
     if steps > 1 == schedule.steps:
         raise ValueError(f"with diffusion_steps 1, sample_steps must be 1, got {steps}")
-    chain = SAMPLERS[name](schedule, steps, variance, Loop(unroll, remat), **options)
-    levels = schedules.refine(schedule, chain.k)
+    scheme = SAMPLERS[name](schedule, steps, variance, Loop(unroll, remat), **options)
 
-    def sample(predict: Callable[[Array, Array], Array], draws: ChainDraws) -> Array:
-        denoiser = process.denoiser(
-            levels, _at_levels(predict, chain.k), parameterisation
+    def sample(
+        predict: Network,
+        draws: ChainDraws,
+        guide: Guidance | None = None,
+        clamp: Constraint | None = None,
+    ) -> Array:
+        held = constraints.in_turn(constraint, *_given(clamp))
+        chain = _chain(schedule, scheme, parameterisation, held, clamp)
+        denoiser = chain.denoiser(predict)
+        guided = chain.constrain(denoiser) if guide is None else guide(denoiser, chain)
+        if clamp is not None:
+            draws = draws._replace(start=clamp(draws.start))
+        return held(scheme.run(guided, draws, clamp))
+
+    return Sampler(scheme.draws, sample)
+
+
+def _chain(
+    schedule: Schedule,
+    scheme: Scheme,
+    parameterisation: process.Parameterisation,
+    held: Constraint,
+    clamp: Constraint | None,
+) -> Chain:
+    """What guides may know of the chain; `held` is obeyed by x0_hat."""
+    levels = schedules.refine(schedule, scheme.k)
+    integral = np.array_equal(scheme.k, np.rint(scheme.k))
+    k = scheme.k.astype(np.int32) if integral else scheme.k
+
+    def denoiser(predict: Network) -> Denoiser:
+        return process.denoiser(
+            levels, lambda x, i: predict(x, step_at(k, i)), parameterisation
         )
-        denoiser = constraints.constrain(denoiser, constraint)
-        return constraint(chain.run(denoiser, draws))
 
-    return Sampler(chain.draws, sample)
+    def constrain(denoiser: Denoiser) -> Denoiser:
+        if scheme.clip_direction or scheme.steps is None:
+            return constraints.constrain(denoiser, held)
+        return reverse.keep_direction(denoiser, held, levels, scheme.steps)
 
-
-def _at_levels(predict: Callable[[Array, Array], Array], k: np.ndarray):
-    """The network told the index of a level in place of its step."""
-    if np.array_equal(k, np.arange(len(k))):
-        return predict  # they are the same
-    integral = np.array_equal(k, np.rint(k))
-    steps = k.astype(np.int32) if integral else k
-    return lambda x, i: predict(x, jnp.asarray(steps)[i])
+    clamped = constraints.unconstrained if clamp is None else clamp
+    return Chain(levels, k, denoiser, constrain, clamped, scheme.steps)

@@ -48,6 +48,13 @@ def linear_betas(steps: int, low: float = 1e-4, high: float = 2e-2) -> np.ndarra
     """Evenly spaced betas, `[K]` float64 (Ho et al. 2020), not rescaled with K.
 
     With few steps the chain never reaches noise: abar_K is 0.95 at K = 5.
+
+    Deviation: the authors of Diffusion-QL compute their tables in float32, where
+    1 - abar_0 = 1e-4 keeps four digits.  Their last step, beta_0 / (1 - abar_0) times
+    x0_hat, then multiplies it by 0.99983 in place of 1, and actions differ from these
+    by up to 1.7e-4.  With tables rounded as theirs the chain agrees to about 1e-6
+    (`tests/diffusion/test_reverse.py`).  The other schedules begin with more noise and
+    lose less: up to 3e-5.
     """
     return np.linspace(low, high, steps)
 
@@ -72,9 +79,9 @@ def scaled_linear_betas(steps: int) -> np.ndarray:
 def cosine_betas(steps: int, offset: float = 0.008) -> np.ndarray:
     """Betas of the squared-cosine abar, at most 0.999, `[K]` float64.
 
-    As the authors of Diffusion-QL discretise it: the K + 1 grid points divide [0, 1]
-    evenly and include its ends, while Nichol & Dhariwal 2021 (eq. 17) space them by
-    1/K and leave the last one out.
+    Nichol & Dhariwal 2021, eq. 17, with abar at 0, 1/K, ..., 1.  The authors of
+    Diffusion-QL and of Diffuser have the same table, and those of Diffusion Policy,
+    where it is called `squaredcos_cap_v2`.
     """
     grid = np.linspace(0, 1, steps + 1)
     abar = np.cos((grid + offset) / (1 + offset) * np.pi / 2) ** 2
@@ -153,8 +160,8 @@ def refine(schedule: Schedule, k: np.ndarray) -> Schedule:
     return Schedule(betas, np.exp(log_abar / 2), np.sqrt(-np.expm1(log_abar)))
 
 
-# A grid maps (schedule, number of steps n) to the steps [n] to visit, ascending, of
-# which the last is always K-1, where the noise begins, and the first 0 if n > 1.
+# A grid maps (schedule, number of steps n) to the steps [n] to visit, ascending from 0
+# if n > 1; the last, where the noise begins, is K-1 in all but `leading_grid`.
 Grid = Callable[[Schedule, int], np.ndarray]
 
 
@@ -162,6 +169,23 @@ def even_grid(schedule: Schedule, steps: int) -> np.ndarray:
     """Evenly spaced in k; rounded to trained steps where there are enough of them."""
     k = np.linspace(schedule.steps - 1, 0, steps)[::-1]
     return np.floor(k + 0.5) if steps <= schedule.steps else k
+
+
+def leading_grid(schedule: Schedule, steps: int) -> np.ndarray:
+    """The multiples of K // n below n (K // n), the grid of DDIM in diffusers.
+
+    It is that of Diffusion Policy.  The chain starts with standard normal noise all the
+    same, though up to K // n + K % n - 1 of the noisiest steps are left out.
+
+    Raises:
+      ValueError: more steps than the schedule has.
+    """
+    if steps > schedule.steps:
+        raise ValueError(
+            f"sample_steps must be at most diffusion_steps, {schedule.steps}, on the "
+            f"leading grid, got {steps}: take fewer or another grid"
+        )
+    return np.arange(steps) * float(schedule.steps // steps)
 
 
 def _evenly_in(

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jdql.diffusion import constraints, flow
+from jdql.diffusion import constraints, flow, guidance
 
 M, S = 0.7, 0.3
 
@@ -32,13 +32,13 @@ def gaussian_velocity(x, t):
     return gaussian_denoiser(x, t) - noise
 
 
-def recursion(steps):
+def recursion(steps, m=M):
     mean, std = 0.0, 1.0
     for i in range(steps):
         t = i / steps
         share = 1 / (steps - i)  # of the way left, h / (1 - t)
         slope = 1 - share + share * gain(t)
-        mean = (1 - share) * mean + share * (M + gain(t) * (mean - t * M))
+        mean = (1 - share) * mean + share * (m + gain(t) * (mean - t * m))
         std = slope * std
     return mean, std
 
@@ -98,6 +98,23 @@ def test_loss_by_hand():
     assert float(weighted) == pytest.approx(1.5 * errors[0], rel=1e-6)
 
 
+def test_loss_of_trajectories_with_held_entries_by_hand():
+    """Shape [1, 2, 2]; the first entry is held at 0.5, and the steps are weighted."""
+    x0 = jnp.array([[[0.5, 0.0], [1.0, -1.0]]])
+    noise = jnp.array([[[9.0, 2.0], [0.0, 1.0]]])
+    # x_t at t = 0.5: (0.5 held, 1), (0.5, 0); velocities (held, -2), (1, -2)
+    clamp = constraints.inpaint(np.array([[True, False], [False, False]]), x0)
+    loss = flow.flow_loss(
+        lambda x, t: 2 * x,
+        x0,
+        jnp.array([0.5]),
+        noise,
+        weights=jnp.array([[1.0, 3.0]]),
+        clamp=clamp,
+    )
+    assert float(loss) == pytest.approx((0 + 4**2 + 3 * 0**2 + 3 * 2**2) / 4)
+
+
 def test_the_gaussian_velocity_minimises_the_loss():
     """Its loss is the mean posterior variance of x_0 - noise, and no affine change
     of it has a smaller one."""
@@ -147,6 +164,74 @@ def test_clipping_the_denoiser_keeps_every_sample_within_bounds():
     # the last step of Euler's method ends in the last x0_hat
     assert end.min() >= 0.5 - 1e-6
     assert end.max() <= 0.8 + 1e-6
+
+
+def test_levels_are_those_of_the_straight_path():
+    levels = flow.levels(4)
+    np.testing.assert_allclose(levels.signal, [0.75, 0.5, 0.25, 0.0])
+    np.testing.assert_allclose(levels.noise, [0.25, 0.5, 0.75, 1.0])
+    # noising from t' to t: scaled by t / t', the variances add up
+    before = np.append(0.0, levels.noise[:-1])
+    scale = levels.signal / np.append(1.0, levels.signal[:-1])
+    np.testing.assert_allclose((scale * before) ** 2 + levels.beta, levels.noise**2)
+
+
+def conditional_velocity(x, t):
+    """Of the law N(M + 0.8 y, S^2), y being the second entry, which it reads."""
+    shift = 0.8 * x[..., 1:]
+    v = gaussian_velocity(x[..., :1] - t * shift, t) + shift
+    return jnp.concatenate([v, jnp.full_like(v, 9.0)], axis=-1)
+
+
+@pytest.mark.parametrize("steps", [1, 5, 40])
+def test_a_clamped_flow_follows_the_recursion_of_the_conditional_law(steps):
+    """Of trajectories [B, H, A]: the network sees the second entry as it is given."""
+    values = jnp.array([[0.0, -0.5], [0.0, 0.25], [0.0, 1.0]])
+    clamp = constraints.inpaint(np.array([False, True]), values)
+    start = jnp.stack([jnp.zeros((3, 2)), jnp.ones((3, 2))])
+    run = jax.jit(lambda x: flow.euler(conditional_velocity, x, steps, clamp=clamp))
+    end = np.asarray(run(start))
+    for row, y in enumerate(np.asarray(values[:, 1])):
+        mean, std = recursion(steps, M + 0.8 * y)
+        expected = [mean, mean + std]
+        np.testing.assert_allclose(end[:, row, 0], expected, atol=2e-6)
+    np.testing.assert_array_equal(end[..., 1], np.stack(2 * [values[:, 1]]))
+
+
+@pytest.mark.parametrize("clamped", [False, True])
+def test_a_guided_flow_is_that_of_the_mixture(clamped):
+    """Mixing x0_hat is mixing velocities; the times are the flow's own."""
+    seen = []
+
+    def other(x, t):
+        jax.debug.callback(lambda t: seen.append(float(t)), t)
+        return jnp.sin(3 * x) + t
+
+    def mixed(x, t):
+        return guidance.mixture(other(x, t), gaussian_velocity(x, t), 1.7)
+
+    clamp = constraints.inpaint(np.array([True, False]), np.array([0.3, 0.0]))
+    clamp = clamp if clamped else None
+    start = jnp.array([[0.2, -1.0], [1.5, 0.1]])
+    guide = guidance.classifier_free(other, 1.7)
+    end = flow.euler(gaussian_velocity, start, 4, guide=guide, clamp=clamp)
+    jax.effects_barrier()
+    assert sorted(seen) == [0.0, 0.25, 0.5, 0.75]
+    expected = flow.euler(mixed, start, 4, clamp=clamp)
+    np.testing.assert_allclose(end, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_flow_without_guide_and_clamp_is_the_program_of_euler():
+    def plain(start):
+        def step(x, t):
+            return x + gaussian_velocity(x, t) / 3, None
+
+        times = jnp.asarray(np.arange(3) / 3, start.dtype)
+        return jax.lax.scan(step, start, times)[0]
+
+    start = jnp.zeros((2, 1))
+    ours = jax.make_jaxpr(lambda x: flow.euler(gaussian_velocity, x, 3))(start)
+    assert str(ours) == str(jax.make_jaxpr(plain)(start))
 
 
 def test_a_flow_of_no_steps_is_refused():

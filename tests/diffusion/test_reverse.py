@@ -76,9 +76,8 @@ def affine_law(schedule, steps):
     def end(draws):
         return reverse.reverse_chain(denoiser, steps, draws)[0, 0]
 
-    gradient = jax.grad(end)(zero)
-    squares = sum(float(jnp.sum(jnp.square(g))) for g in gradient)
-    return float(end(zero)), squares**0.5
+    value, gradient = jax.jit(jax.value_and_grad(end))(zero)
+    return float(value), sum(np.sum(np.square(g)) for g in gradient) ** 0.5
 
 
 @pytest.mark.parametrize("name", ["vp", "cosine", "linear"])
@@ -161,6 +160,74 @@ def test_a_constraint_of_the_chain_is_obeyed_by_every_step_but_not_by_the_start(
     np.testing.assert_allclose(chain, x, atol=1e-6)
     free = reverse.reverse_chain(denoiser, steps, draws)
     assert jnp.abs(chain - free).max() > 0.1
+
+
+def in_single_precision(betas):
+    """The tables of the authors of Diffusion-QL: every operation rounded to float32.
+
+    Returns a schedule, for reading x_0 off a prediction, and the table of the chain.
+    """
+    one, beta = np.float32(1), betas.astype(np.float32)
+    abar = np.cumprod((one - beta).astype(np.float64)).astype(np.float32)
+    before = np.append(one, abar[:-1])
+    variance = beta * (one - before) / (one - abar)
+    reciprocal, ratio = np.sqrt(one / abar), np.sqrt(one / abar - one)
+    steps = reverse.ReverseSteps(
+        np.arange(len(beta), dtype=np.int32)[::-1],
+        (beta * np.sqrt(before) / (one - abar))[::-1],
+        ((one - before) * np.sqrt(one - beta) / (one - abar))[::-1],
+        np.sqrt(variance)[::-1],
+    )
+    return schedules.Schedule(beta, 1 / reciprocal, ratio / reciprocal), steps
+
+
+@pytest.mark.parametrize("count", [5, 20])
+def test_linear_chains_differ_from_the_authors_by_the_rounding_of_tables(count):
+    """Their chain in numpy, against ours with our tables and with theirs."""
+    schedule = schedules.make_schedule("linear", count)
+    rounded, table = in_single_precision(schedule.beta)
+    draws = reverse.draw_chain(jax.random.key(0), count, (500, 2))
+    clip = constraints.clip_to(-jnp.ones(2), jnp.ones(2))
+
+    def network(x, k):
+        return jnp.sin(2 * x + 0.3 * k)
+
+    x = np.array(draws.start)
+    for k, c_x0, c_xk, noise, z in zip(*table, draws.noises, strict=True):
+        a, s = rounded.signal[k], rounded.noise[k]
+        x0 = np.clip(x / a - s / a * np.sin(2 * x + np.float32(0.3) * k), -1, 1)
+        x = c_x0 * x0 + c_xk * x + noise * np.asarray(z)
+
+    def differs(schedule, steps):
+        denoiser = constraints.constrain(process.denoiser(schedule, network), clip)
+        chain = jax.jit(lambda d: reverse.reverse_chain(denoiser, steps, d))
+        return np.abs(chain(draws) - x).max()
+
+    assert table.x0[-1] == pytest.approx(0.99983, abs=1e-5)
+    assert 1e-4 < differs(schedule, reverse.reverse_steps(schedule)) < 2e-4
+    assert differs(rounded, table) < 2e-6
+
+
+def test_the_free_direction_is_that_of_the_estimate_before_clipping():
+    """x' = a' clip(x0) + s' eps of the unclipped estimate, by hand, at every step."""
+    schedule = schedules.make_schedule("vp", 4)
+    steps = reverse.reverse_steps(schedule, "deterministic")
+    clip = constraints.clip_to(jnp.array([-0.5]), jnp.array([0.6]))
+
+    def denoiser(x, k):
+        return jnp.sin(3 * x + k)
+
+    free = reverse.keep_direction(denoiser, clip, schedule, steps)
+    draws = reverse.draw_chain(jax.random.key(0), 0, (64, 1))
+    a, s = np.append(1.0, schedule.signal), np.append(0.0, schedule.noise)
+    x = np.array(draws.start)
+    for k in range(4, 0, -1):
+        x0 = np.sin(3 * x + (k - 1))
+        x = a[k - 1] * np.clip(x0, -0.5, 0.6) + s[k - 1] * (x - a[k] * x0) / s[k]
+    chain = jax.jit(lambda d: reverse.reverse_chain(free, steps, d))(draws)
+    np.testing.assert_allclose(chain, x, atol=2e-6)
+    turned = reverse.reverse_chain(constraints.constrain(denoiser, clip), steps, draws)
+    assert jnp.abs(chain - turned).max() > 0.1
 
 
 def test_unrolling_and_rematerialisation_change_no_value_and_no_gradient():

@@ -103,6 +103,15 @@ def test_an_even_grid_rounds_where_there_are_enough_trained_steps():
     assert schedules.even_grid(schedule, 39).tolist() == [i / 2 for i in range(39)]
 
 
+def test_the_leading_grid_counts_in_strides_from_zero():
+    schedule = schedules.make_schedule("cosine", 100)
+    assert schedules.leading_grid(schedule, 10).tolist() == list(range(0, 100, 10))
+    assert schedules.leading_grid(schedule, 8)[-1] == 84  # 12 steps of 12 are left out
+    assert schedules.leading_grid(schedule, 16)[-1] == 90
+    with pytest.raises(ValueError, match="at most diffusion_steps, 100, on the"):
+        schedules.leading_grid(schedule, 101)
+
+
 def test_between_steps_the_logarithm_of_the_signal_is_linear():
     schedule = schedules.make_schedule("vp", 5)
     middle = schedules.refine(schedule, np.array([1.0, 1.5, 2.0]))

@@ -30,7 +30,19 @@ def pytest_configure() -> None:
     import jax
 
     jax.config.update("jax_compilation_cache_dir", str(CACHE))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that share compiled programs run in one process: those of a file.
+
+    The contract's are as long as many files: those of a system go together.
+    """
+    for item in items:
+        group = str(item.path.relative_to(ROOT))
+        if "system" in getattr(item, "fixturenames", ()):
+            group += item.callspec.id  # type: ignore[attr-defined]
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session", autouse=True)

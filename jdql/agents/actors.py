@@ -50,15 +50,16 @@ class Actor(NamedTuple):
       predict: `(params, observation [*B, O]) -> ((x [*B, D], k or time) -> [*B, D])`,
         the network for given observations.
       draw: `(key, batch shape *B) -> draws`, the noise of `sample`.
-      sample: `(params, observation [*B, O], draws) -> action [*B, D]`, within bounds
-        and differentiable from end to end.
+      sample: `(params, observation [*B, O], draws, guide=None, clamp=None) -> action
+        [*B, D]`, within bounds and differentiable from end to end; guide and clamp are
+        those of `samplers.Sampler.sample`.
       to_bounds: clips actions [*B, D] to their bounds.
     """
 
     init: Callable[[PRNGKeyArray], Params]
     predict: Callable[[Params, Array], Callable[[Array, Array], Array]]
     draw: Callable[..., Any]
-    sample: Callable[[Params, Array, Any], Array]
+    sample: Callable[..., Array]
     to_bounds: Constraint
 
     def propose(
@@ -86,8 +87,10 @@ def diffusion(network: nn.Module, spec: DataSpec, sampler: samplers.Sampler) -> 
     def draw(key: PRNGKeyArray, shape: tuple[int, ...]) -> reverse.ChainDraws:
         return reverse.draw_chain(key, sampler.draws, (*shape, spec.action_dim))
 
-    def sample(params: Params, observation: Array, draws: reverse.ChainDraws) -> Array:
-        return sampler.sample(predict(params, observation), draws)
+    def sample(
+        params: Params, observation: Array, draws: reverse.ChainDraws, **given: Any
+    ) -> Array:
+        return sampler.sample(predict(params, observation), draws, **given)
 
     to_bounds = constraints.clip_to(*action_bounds(spec))
     return Actor(init, predict, draw, sample, to_bounds)
@@ -164,9 +167,10 @@ def flowing(
     def draw(key: PRNGKeyArray, shape: tuple[int, ...]) -> Array:
         return jax.random.normal(key, (*shape, size))
 
-    def sample(params: Params, observation: Array, noise: Array) -> Array:
+    def sample(params: Params, observation: Array, noise: Array, **given: Any) -> Array:
         velocity = predict(params, observation)
-        return to_bounds(flow.euler(velocity, noise, steps, unroll=unroll))
+        action = flow.euler(velocity, noise, steps, unroll=unroll, **given)
+        return to_bounds(action)
 
     return Actor(init, predict, draw, sample, to_bounds)
 

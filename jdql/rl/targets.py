@@ -27,14 +27,15 @@ def td_target(
     return reward + gamma * discount * next_value
 
 
-def clipped_double_q(q: Float[Array, "M B"]) -> Float[Array, " B"]:
+def clipped_double_q(q: Float[Array, "M *B"]) -> Float[Array, "*B"]:  # noqa: F821
     """The smallest member's value (Fujimoto et al. 2018, eq. 10)."""
     return jnp.min(q, axis=0)
 
 
 def lower_confidence_bound(
-    q: Float[Array, "M B"], rho: float | Float[Array, ""]
-) -> Float[Array, " B"]:
+    q: Float[Array, "M *B"],  # noqa: F821
+    rho: float | Float[Array, ""],
+) -> Float[Array, "*B"]:
     """mean - rho std over the members, with divisor M (Ghasemipour et al. 2022).
 
     Args:

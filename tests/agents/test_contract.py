@@ -5,11 +5,9 @@ A system gives its own small sizes (`Config.tiny`): a new one needs no line here
 
 from __future__ import annotations
 
-import collections
 import functools
 import importlib
 import pkgutil
-from collections.abc import Iterator
 from typing import Any
 
 import chex
@@ -31,7 +29,7 @@ from jdql.types import DataSpec
 
 SPEC = DataSpec(3, 2, (-1.0, -1.0), (1.0, 1.0))
 SEEDS = (0, 1)
-UPDATES = 4
+UPDATES = 2
 
 
 def discovered() -> list[str]:
@@ -57,19 +55,22 @@ def dataset() -> Dataset:
 
 
 def bandit_data() -> Dataset:
-    """Actions +-0.6 with small noise in both dimensions; the positive ones pay."""
+    """Actions +-0.6 with small noise in both dimensions; the positive ones pay.
+
+    Every step ends its episode.  The arrays have the shapes of `dataset`, so that the
+    same programs take them.
+    """
     rng = np.random.default_rng(1)
-    sign = np.where(rng.random(2000) < 0.5, -1.0, 1.0)
-    action = 0.6 * sign[:, None] + 0.05 * rng.normal(size=(2000, 2))
-    zeros = np.zeros((2000, 3), np.float32)
-    return Dataset(
+    sign = np.where(np.arange(200) % 2, -1.0, 1.0)
+    action = 0.6 * sign[:, None] + 0.05 * rng.normal(size=(200, 2))
+    zeros = np.zeros((200, 3), np.float32)
+    return dataset()._replace(
         observation=zeros,
         action=action.astype(np.float32),
         reward=sign.astype(np.float32),
         next_observation=zeros,
-        terminal=np.ones(2000, bool),
-        timeout=np.zeros(2000, bool),
-        episode_ends=np.arange(1, 2001).astype(np.int32),
+        terminal=np.ones(200, bool),
+        timeout=np.zeros(200, bool),
     )
 
 
@@ -98,55 +99,81 @@ class System:
     """A system with the programs that the tests below share."""
 
     def __init__(self, name: str) -> None:
-        self.recipe, self.traces = recipe_of(name), collections.Counter[str]()
-        both = members_with(self.recipe, SEEDS)
+        self.recipe = recipe_of(name)
         one = jax.tree.map(
-            lambda leaf: jnp.asarray(leaf)[0], (both.settings, both.given)
+            lambda leaf: jnp.asarray(leaf)[0], members_with(self.recipe, SEEDS[:1])
         )
-        self.agent: Agent = recipe.agent(self.recipe, *one)
-        prepared = recipe.outline(self.recipe).prepare
-        self.data = jax.tree.map(jnp.asarray, prepared(dataset()))
-        self.initial = jax.jit(self.agent.init)(jax.random.key(0))
-
-    def one_update(self, state: Any, seed: int = 7) -> Any:
-        batch_key, draw_key = jax.random.split(jax.random.key(seed))
-        batch = self.agent.sample_batch(batch_key, self.data)
-        return self.agent.update_step(state, batch, self.agent.draw(draw_key))
-
-    @functools.cached_property
-    def update(self):
-        @jax.jit
-        def update(state, seed):
-            self.traces["update"] += 1
-            return self.one_update(state, seed)
-
-        return update
+        self.agent: Agent = recipe.agent(self.recipe, one.settings, one.given)
+        prepare = recipe.outline(self.recipe).prepare
+        self.data = jax.tree.map(jnp.asarray, prepare(dataset()))
 
     @functools.cache  # noqa: B019 (it lives as long as its fixture)
-    def trainer(self, seeds: tuple[int, ...], length: int, on_cpu: bool = True):
-        """Members on one device, as the run loop makes them, by either branch."""
-        before, distributed.on_cpu = distributed.on_cpu, lambda: on_cpu
-        try:
-            mesh = distributed.member_mesh(len(seeds), jax.devices()[:1])
-            inputs = members_with(self.recipe, seeds)
-            init = members.make_init(self.recipe, mesh)(inputs)
-            updates = members.make_updates(self.recipe, mesh, length)
-            # Traced here: the branch is chosen as the program is made.
-            updates = updates.lower(init, inputs, self.data).compile()
-        finally:
-            distributed.on_cpu = before
-        # A copy: on one device the states are given away.
-        return (
-            lambda: jax.tree.map(jnp.copy, init),
-            lambda state: updates(state, inputs, self.data),
-        )
+    def updates(self, count: int, length: int, on_cpu: bool = True) -> Any:
+        """`(states, members, data) -> (states, metrics)` as the run loop makes it."""
+
+        def call(*inputs: Any) -> Any:
+            # The branch is chosen as the program is traced.
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(distributed, "on_cpu", lambda: on_cpu)
+                return program(*inputs)
+
+        mesh = distributed.member_mesh(count, jax.devices()[:1])
+        program = members.make_updates(self.recipe, mesh, length)
+        call.program = program  # type: ignore[attr-defined]
+        return call
+
+    @functools.cached_property
+    def init(self) -> Any:
+        mesh = distributed.member_mesh(1, jax.devices()[:1])
+        return members.make_init(self.recipe, mesh)
+
+    @functools.cache  # noqa: B019
+    def inputs(self, seeds: tuple[int, ...]) -> members.Members:
+        return members_with(self.recipe, seeds)
+
+    def before(self, seeds: tuple[int, ...] = SEEDS[:1]) -> Any:
+        """The states of these members before training, which may be given away."""
+        each = [self.init(self.inputs((seed,))) for seed in seeds]
+        return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *each)
+
+    def train(self, state: Any, seeds: tuple[int, ...], length: int, **branch: Any):
+        """States and metrics after `length` updates."""
+        updates = self.updates(len(seeds), length, **branch)
+        return updates(state, self.inputs(seeds), self.data)
+
+    @functools.cached_property
+    def one(self) -> Any:
+        """The state of the first member before training, and after one update."""
+        new, metrics = self.train(self.before(), SEEDS[:1], 1)
+        return jax.tree.map(lambda leaf: leaf[0], (self.before(), new, metrics))
+
+    @functools.cached_property
+    def both(self) -> Any:
+        """States and metrics of two members, one after the other."""
+        return self.train(self.before(SEEDS), SEEDS, UPDATES)
+
+    @functools.cached_property
+    def act(self) -> Any:
+        """`(learned, observation [O]) -> plans [256, h, A]`, each with its own key."""
+        acting = self.agent.acting
+        if acting is None:
+            pytest.skip("a system without a policy")
+
+        @jax.jit
+        def act(learned: Any, observation: Any) -> Any:
+            seen = jnp.tile(observation, (acting.history, 1))
+            keys = jax.random.split(jax.random.key(0), 256)
+            return jax.vmap(lambda k: acting.act(learned, acting.reset(), seen, k)[0])(
+                keys
+            )
+
+        return act
 
 
 @pytest.fixture(scope="module", params=discovered())
-def system(request: pytest.FixtureRequest) -> Iterator[System]:
-    """One system after another, so that only one's programs are in memory."""
-    yield System(request.param)
-    jax.clear_caches()
+def system(request: pytest.FixtureRequest) -> System:
+    """One system after another: what its tests compile serves all of them."""
+    return System(request.param)
 
 
 def test_systems_are_found():
@@ -154,15 +181,16 @@ def test_systems_are_found():
 
 
 def test_update_keeps_structure_shapes_and_types(system):
-    new, metrics = system.update(system.initial, 7)
-    chex.assert_trees_all_equal_shapes_and_dtypes(system.initial, new)
-    assert int(new.step) == int(system.initial.step) + 1
-    assert all(value.shape == () for value in metrics.values())
-    assert all(np.isfinite(value) for value in metrics.values())
+    old, new, metrics = system.one
+    chex.assert_trees_all_equal_shapes_and_dtypes(old, new)
+    assert int(old.step) == 0
+    assert int(new.step) == 1
+    assert all(value.shape == (1,) for value in metrics.values())
+    assert all(np.isfinite(value).all() for value in metrics.values())
 
 
 def test_state_is_arrays_only(system):
-    for leaf in jax.tree.leaves(system.initial):
+    for leaf in jax.tree.leaves(system.one[0]):
         assert isinstance(leaf, jax.Array)
 
 
@@ -187,22 +215,24 @@ def rate(system: System) -> float:
 
 
 def test_jit_equals_eager(system):
-    with jax.disable_jit():
-        eager, _ = system.one_update(system.initial)
-    jitted, _ = system.update(system.initial, 7)
-    assert_same_changes(system, eager, jitted, rate(system))
+    old, new, _ = system.one
+    keys = jax.random.split(jax.random.key(SEEDS[0]))  # of init, and of training
+    batch_key, draw_key = jax.random.split(jax.random.fold_in(keys[1], 0))
+    batch = system.agent.sample_batch(batch_key, system.data)
+    eager, _ = system.agent.update_step(old, batch, system.agent.draw(draw_key))
+    assert_same_changes(system, eager, new, rate(system))
 
 
 def test_every_model_makes_one_step_of_its_optimiser(system):
     """By the moments of Adam: a step that is missing, doubled or mixed up is seen."""
-    new, _ = system.update(system.initial, 7)
+    old, new, _ = system.one
     settings = np.array(list(float_settings(system.recipe.config).values()))
 
     def is_model(node: Any) -> bool:
         return isinstance(node, Model)
 
     pairs = zip(
-        jax.tree.leaves(system.initial, is_leaf=is_model),
+        jax.tree.leaves(old, is_leaf=is_model),
         jax.tree.leaves(new, is_leaf=is_model),
         strict=True,
     )
@@ -233,72 +263,55 @@ def test_every_model_makes_one_step_of_its_optimiser(system):
 
 
 def test_same_noise_same_update_and_other_noise_another(system):
-    first, _ = system.update(system.initial, 7)
-    again, _ = system.update(system.initial, 7)
-    other, _ = system.update(system.initial, 8)
+    first, again, other = (
+        system.train(system.before(), (seed,), 1)[0] for seed in (0, 0, 1)
+    )
     chex.assert_trees_all_equal(first, again)
     with pytest.raises(AssertionError):
         chex.assert_trees_all_close(first, other, rtol=1e-7, atol=0)
 
 
-def test_an_update_is_traced_once(system):
-    state = system.initial
-    for seed in range(3):
-        state, _ = system.update(state, seed)
-    assert system.traces["update"] == 1
-
-
-def test_members_equal_separate_runs_to_the_bit(system):
+def test_members_together_equal_members_alone_stopped_and_resumed_to_the_bit(system):
     """On a CPU, where each core takes its members one after another."""
-    both_init, both = system.trainer(SEEDS, UPDATES)
-    together, metrics = both(both_init())
+    together, _ = system.both
     for i, seed in enumerate(SEEDS):
-        init, updates = system.trainer((seed,), UPDATES)
-        alone, alone_metrics = updates(init())
-        member = jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], (together, metrics))
-        chex.assert_trees_all_equal(member, (alone, alone_metrics))
+        alone = system.before((seed,))
+        for _ in range(UPDATES):
+            alone, _ = system.train(alone, (seed,), 1)
+        member = jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], together)
+        chex.assert_trees_all_equal(member, alone)
 
 
 def test_members_at_once_equal_members_in_turn(system):
     """The branch of accelerators, which takes all members at once."""
-    init, in_turn = system.trainer(SEEDS, UPDATES)
-    _, at_once = system.trainer(SEEDS, UPDATES, on_cpu=False)
-    one, other = in_turn(init())[0], at_once(init())[0]
-    assert_same_changes(system, one, other, UPDATES * rate(system))
+    in_turn, _ = system.both
+    at_once, _ = system.train(system.before(SEEDS), SEEDS, UPDATES, on_cpu=False)
+    assert_same_changes(system, in_turn, at_once, UPDATES * rate(system))
 
 
-def test_two_calls_equal_one_to_the_bit(system):
-    init, long = system.trainer(SEEDS, UPDATES)
-    _, short = system.trainer(SEEDS, UPDATES // 2)
-    unbroken, _ = long(init())
-    state, _ = short(init())
-    state, _ = short(state)
-    chex.assert_trees_all_equal(unbroken, state)
-
-
-def test_other_settings_need_no_other_program(system):
-    mesh = distributed.member_mesh(len(SEEDS), jax.devices()[:1])
-    inputs = members_with(system.recipe, SEEDS)
-    init = members.make_init(system.recipe, mesh)
-    other = inputs._replace(
-        settings={name: 0.5 * value for name, value in inputs.settings.items()}
-    )
-    init(inputs), init(other)
-    assert init._cache_size() == 1
+def test_one_program_serves_all_updates_and_settings(system):
+    inputs = system.inputs(SEEDS)
     assert set(inputs.settings) == set(float_settings(system.recipe.config))
+    other = inputs._replace(
+        settings={name: 0.9 * value for name, value in inputs.settings.items()}
+    )
+    updates = system.updates(2, UPDATES)
+    state, _ = updates(system.before(SEEDS), other, system.data)
+    with pytest.raises(AssertionError):  # the settings are obeyed
+        chex.assert_trees_all_close(state, system.both[0], rtol=1e-7, atol=0)
+    updates(state, inputs, system.data)
+    assert updates.program._cache_size() == 1
 
 
 def test_checkpoint_round_trip(system, tmp_path):
     folder = tmp_path / "checkpoints"
     mesh = distributed.member_mesh(len(SEEDS), jax.devices()[:1])
-    inputs = members_with(system.recipe, SEEDS)
-    init, updates = system.trainer(SEEDS, UPDATES)
-    state, _ = updates(init())
+    state, inputs = system.both[0], system.inputs(SEEDS)
     learned = members.make_learned(system.recipe, mesh)(state, inputs)
     with checkpoint.Checkpoints(folder) as checkpoints:
         checkpoints.save(2, train=state, learned=learned, metadata={})
-    restored = checkpoint.restore_train(folder, jax.eval_shape(init))
-    chex.assert_trees_all_equal(state, restored)
+    shapes = jax.eval_shape(lambda: state)
+    chex.assert_trees_all_equal(state, checkpoint.restore_train(folder, shapes))
     # From what JSON holds of the recipe, as another process finds it.
     again = recipe.from_json(recipe.to_json(system.recipe))
     one = checkpoint.restore_learned(folder, recipe.abstract(again, 2), members=[1])
@@ -306,15 +319,8 @@ def test_checkpoint_round_trip(system, tmp_path):
 
 
 def test_actions_are_within_bounds_and_depend_on_the_key(system):
-    acting = system.agent.acting
-    if acting is None:
-        pytest.skip("a system without a policy")
-    learned = system.agent.learned(system.initial)
-    seen = jnp.tile(jnp.array([0.1, -2.0, 3.0]), (acting.history, 1))
-    act = jax.jit(
-        jax.vmap(lambda key: acting.act(learned, acting.reset(), seen, key)[0])
-    )
-    actions = act(jax.random.split(jax.random.key(0), 64))
+    learned = system.agent.learned(system.one[0])
+    actions = system.act(learned, jnp.array([0.1, -2.0, 3.0]))
     assert actions.ndim == 3
     assert actions.shape[2] == 2
     assert jnp.abs(actions).max() <= 1.0
@@ -325,7 +331,7 @@ def test_what_is_measured_is_finite_and_repeats(system):
     measure = system.agent.measure
     if measure is None:
         pytest.skip("a system that measures nothing")
-    learned = system.agent.learned(system.initial)
+    learned = system.agent.learned(system.one[1])
     both = [measure(learned, system.data, jax.random.key(3)) for _ in range(2)]
     assert both[0]
     chex.assert_trees_all_equal(*both)
@@ -334,24 +340,13 @@ def test_what_is_measured_is_finite_and_repeats(system):
 
 def test_learns_a_toy_bandit(system):
     """Cloning alone stays near the data; anything with a critic picks what pays."""
-    acting = system.agent.acting
-    if acting is None:
-        pytest.skip("a system without a policy")
-    agent = system.agent
-    data = jax.tree.map(jnp.asarray, agent.prepare(bandit_data()))
-
-    def update(state, key):
-        batch_key, draw_key = jax.random.split(key)
-        batch = agent.sample_batch(batch_key, data)
-        return agent.update_step(state, batch, agent.draw(draw_key))
-
-    keys = jax.random.split(jax.random.key(1), 2000)
-    state, _ = jax.jit(lambda s, k: jax.lax.scan(update, s, k))(system.initial, keys)
-    learned, seen = agent.learned(state), jnp.zeros((acting.history, 3))
-    act = jax.jit(
-        jax.vmap(lambda key: acting.act(learned, acting.reset(), seen, key)[0][0])
-    )
-    actions = act(jax.random.split(jax.random.key(2), 256))
+    act, inputs = system.act, system.inputs(SEEDS)
+    data = jax.tree.map(jnp.asarray, system.agent.prepare(bandit_data()))
+    state, updates = system.before(SEEDS), system.updates(2, UPDATES)
+    for _ in range(2000 // UPDATES):
+        state, _ = updates(state, inputs, data)
+    first = jax.tree.map(lambda leaf: leaf[0], state)
+    actions = act(system.agent.learned(first), jnp.zeros(3))[:, 0]
     paid = (actions.mean(axis=1) > 0).mean()
     if "critic" in state._fields:
         assert paid > 0.9

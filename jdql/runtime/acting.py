@@ -16,9 +16,8 @@ import numpy as np
 from jax.sharding import Mesh
 from numpy.typing import NDArray
 
-from jdql.agents.base import Acting, Carry
+from jdql.agents.base import Acting, Carry, Learned
 from jdql.runtime import distributed
-from jdql.runtime.recipe import Learned
 from jdql.types import Array
 
 EVALUATION = 0x6576616C  # folded into a member's key: acting never repeats its training
@@ -135,7 +134,7 @@ class Player:
         """Compiles nothing yet.
 
         Args:
-          acting: a policy of `Learned`, as of `recipe.acting`.
+          acting: a policy on the environment's scale, as of `recipe.acting`.
           seeds: of the S members.
           episodes: the numbers of the E episodes of each.
           mesh: devices that share the members.

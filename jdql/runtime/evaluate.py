@@ -18,7 +18,7 @@ import numpy as np
 from jax.sharding import Mesh
 from numpy.typing import NDArray
 
-from jdql.agents.base import Acting
+from jdql.agents.base import Acting, Learned
 from jdql.checks import one_of
 from jdql.config import EvalConfig
 from jdql.data import observations
@@ -26,7 +26,6 @@ from jdql.envs import simulator
 from jdql.references import normalized
 from jdql.runtime import distributed, processes
 from jdql.runtime.acting import Player
-from jdql.runtime.recipe import Learned
 from jdql.runtime.stopping import Stopped
 from jdql.types import DataSpec
 
@@ -111,7 +110,7 @@ class Rollouts:
         """Makes S x E environments.
 
         Args:
-          acting: a policy of `Learned`.
+          acting: a policy on the environment's scale.
           seeds: the S member seeds.
           spec: of the data that the policies were trained on, on their own scale.
           config: which environment.
@@ -172,7 +171,7 @@ class Rollouts:
                 progress(t, int(live.sum()))
             actions = self._player(observation, live)
             self._check_finite(actions, live, t)
-            for s, e in np.argwhere(live):
+            for s, e in np.argwhere(live).tolist():
                 self._step(result, observation, live, s, e, actions[s, e])
         raise ValueError(
             f"an episode of {self._config.env} is longer than {STEP_LIMIT} steps: "
@@ -254,7 +253,7 @@ def open_rollouts(
     """Opens the environments of this process's members.
 
     Args:
-      acting: a policy of `Learned`.
+      acting: a policy on the environment's scale.
       seeds: of all S members of the run.
       spec: of the data that the policies were trained on, on their own scale.
       config: which environment, and how many episodes.

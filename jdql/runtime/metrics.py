@@ -116,7 +116,7 @@ def _mean(values: NDArray | None, i: int) -> float | None:
     return None if values is None else float(values[i].mean())
 
 
-def _listed(values: NDArray | None, i: int) -> list[float] | None:
+def _listed(values: NDArray | None, i: int) -> list | None:
     return None if values is None else values[i].tolist()
 
 

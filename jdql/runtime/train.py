@@ -193,10 +193,13 @@ def _given(
     """What earlier runs learned: in a resumed run as it was saved along."""
     if resume is None or not checkpoint.steps(resume / CHECKPOINTS):
         return trained.earlier(config, source.agent_spec, source.scaling)
-    before = trained.open_run(resume)
-    if not before.recipe.given:
+    checkpoints = resume / CHECKPOINTS
+    before = recipe.from_json(checkpoint.metadata(checkpoints)["recipe"])
+    if not before.given:
         return {}, {}
-    return dict(before.recipe.given), trained.restore(before).given
+    abstract = recipe.abstract(before, len(members.members_of(config)))
+    learned = checkpoint.restore_learned(checkpoints, abstract)
+    return dict(before.given), learned.given
 
 
 def _measure(

@@ -19,7 +19,7 @@ import pytest
 from jdql.runtime import checkpoint
 
 S = 3
-REST = {"policy": {"w": np.ones(S)}, "best": {"w": np.ones(S)}, "metadata": {}}
+REST = {"learned": {"w": np.ones(S)}, "best": {"w": np.ones(S)}, "metadata": {}}
 
 
 class State(NamedTuple):
@@ -42,7 +42,7 @@ def save(checkpoints, step, value=0.0, score=None, **metadata):
     checkpoints.save(
         step,
         train=state,
-        policy=state.weights,
+        learned=state.weights,
         best=best,
         metadata=metadata,
         score=score,
@@ -90,58 +90,61 @@ def test_the_latest_two_and_the_best_are_kept(tmp_path):
     assert checkpoint.steps(tmp_path) == [7, 8]
 
 
-def test_a_policy_is_last_best_or_of_a_kept_step(tmp_path):
+def test_what_is_learned_is_last_best_or_of_a_kept_step(tmp_path):
     with checkpoint.Checkpoints(tmp_path) as checkpoints:
         save(checkpoints, 1, value=1.0)
         save(checkpoints, 2, value=2.0)
-    policy = abstract().weights
-    restore = functools.partial(checkpoint.restore_policy, tmp_path, policy)
+    shapes = abstract().weights
+    restore = functools.partial(checkpoint.restore_learned, tmp_path, shapes)
     assert_same(restore(), make_state(2.0).weights)
     assert_same(restore("best"), make_state(102.0).weights)
     assert_same(restore(1), make_state(1.0).weights)
     assert_same(restore("1"), make_state(1.0).weights)
-    one = restore("last", member=2)
-    np.testing.assert_array_equal(one["w"], make_state(2.0).weights["w"][2])
+    one = restore("last", members=[2])
+    np.testing.assert_array_equal(one["w"][0], make_state(2.0).weights["w"][2])
 
 
-def test_a_policy_needs_no_train_item(tmp_path):
+def test_what_is_learned_needs_no_train_item(tmp_path):
     with checkpoint.Checkpoints(tmp_path) as checkpoints:
         save(checkpoints, 1)
     for path in (tmp_path / "1" / "train").rglob("*"):
         if path.is_file():
             path.unlink()
-    restored = checkpoint.restore_policy(tmp_path, abstract().weights)
+    restored = checkpoint.restore_learned(tmp_path, abstract().weights)
     assert_same(restored, make_state().weights)
 
 
-def test_keys_inside_a_policy_are_restored(tmp_path):
-    policy = {"key": make_state().key, "w": jnp.ones((S, 2))}
+def test_keys_are_restored_and_nothing_evaluated_has_no_best(tmp_path):
+    tree = {"key": make_state().key, "w": jnp.ones((S, 2))}
     with checkpoint.Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(1, train=policy, policy=policy, best=policy, metadata={})
-    one = checkpoint.restore_policy(tmp_path, jax.eval_shape(lambda: policy), member=1)
-    assert_same(one["key"], jax.random.key(1))
+        checkpoints.save(1, train=tree, learned=tree, metadata={})
+    shapes = jax.eval_shape(lambda: tree)
+    one = checkpoint.restore_learned(tmp_path, shapes, members=[1])
+    assert_same(one["key"][0], jax.random.key(1))
+    with pytest.raises(ValueError, match="was never evaluated"):
+        checkpoint.restore_learned(tmp_path, shapes, "best")
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (
-            lambda d, p: checkpoint.restore_policy(d, p, 7),
+            lambda d, p: checkpoint.restore_learned(d, p, 7),
             r"step 7 .*there are \[1, 2\]",
         ),
         (
-            lambda d, p: checkpoint.restore_policy(d, p, "first"),
+            lambda d, p: checkpoint.restore_learned(d, p, "first"),
             "last, best or a number",
         ),
-        (lambda d, p: checkpoint.restore_policy(d, p, member=3), "it has 3"),
+        (lambda d, p: checkpoint.restore_learned(d, p, members=[3]), "it has 3"),
         (
-            lambda d, p: checkpoint.restore_policy(
+            lambda d, p: checkpoint.restore_learned(
                 d, {"w": p["w"].update(shape=(5, 4))}
             ),
             "does not fit this configuration",
         ),
         (
-            lambda d, p: checkpoint.restore_policy(d, {"v": p["w"]}),
+            lambda d, p: checkpoint.restore_learned(d, {"v": p["w"]}),
             "does not fit this configuration",
         ),
     ],
@@ -275,7 +278,7 @@ def test_kill_while_saving_leaves_the_step_before(tmp_path, again):
         import numpy as np
         from jdql.runtime.checkpoint import Checkpoints
         one = {"w": np.ones(3, np.float32)}
-        REST = dict(policy=one, best=one, metadata={})
+        REST = dict(learned=one, best=one, metadata={})
         checkpoints = Checkpoints(sys.argv[1])
         checkpoints.save(1, train={"w": np.ones((3, 4), np.float32)}, **REST)
         checkpoints.wait()
@@ -307,7 +310,7 @@ def test_restoring_on_fewer_and_on_more_devices(tmp_path):
         state = {"w": np.arange(8, dtype=np.float32).reshape(4, 2)}
         placed = jax.device_put(state, shards)
         with checkpoint.Checkpoints(there) as checkpoints:
-            checkpoints.save(1, train=placed, policy=placed, best=placed, metadata={})
+            checkpoints.save(1, train=placed, learned=placed, best=placed, metadata={})
         small = checkpoint.restore_train(back, state, sharding=shards)
         assert small["w"].sharding == shards, small["w"].sharding
         np.testing.assert_array_equal(small["w"], state["w"] + 1)
@@ -319,4 +322,4 @@ def test_restoring_on_fewer_and_on_more_devices(tmp_path):
     done = python(program, tmp_path / "four", tmp_path / "one", devices=4)
     assert done.returncode == 0, done.stderr
     assert_same(checkpoint.restore_train(tmp_path / "four", state), state)
-    assert_same(checkpoint.restore_policy(tmp_path / "four", state, "best"), state)
+    assert_same(checkpoint.restore_learned(tmp_path / "four", state, "best"), state)

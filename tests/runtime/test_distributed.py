@@ -16,10 +16,7 @@ import jax
 import pytest
 
 from experiments import run
-from experiments.launch.resolve import resolve
-from jdql.agents import diffusion_ql
-from jdql.data import sources
-from jdql.runtime import checkpoint, distributed, processes
+from jdql.runtime import checkpoint, distributed, processes, trained
 from jdql.runtime.metrics import read_rows
 
 FILE = """
@@ -29,11 +26,9 @@ from jdql.config import Config, DataConfig, EvalConfig, TrainConfig
 def get_config():
     return Config(
         name="tiny",
-        agent=Agent(
-            hidden=(16, 16), batch_size=8, diffusion_steps=2, candidates=3, ema_start=1
-        ),
+        agent=Agent().tiny(),
         data=DataConfig(dataset=("jdql.envs.synthetic:hopper",)),
-        train=TrainConfig(steps=4, log_every=2, chunk=2),
+        train=TrainConfig(steps=4, log_every=2, call=2),
         eval=EvalConfig(
             env="jdql/Synthetic-v0", env_module="jdql.envs.synthetic",
             env_kwargs={"task": "hopper", "max_episode_steps": 3}, every=4, episodes=2,
@@ -119,11 +114,7 @@ def assert_same(one: str, other: str) -> None:
         assert Path(one, name).read_text() == Path(other, name).read_text(), name
     first, second = (checkpoint.metadata(f"{f}/checkpoints") for f in (one, other))
     assert first == second
-    config, seeds = resolve("tiny.py"), first["seeds"]
-    agent = diffusion_ql.make(config.agent, sources.load(config.data).spec)
-    keys = jax.random.split(jax.random.key(0), len(seeds))
-    state = jax.eval_shape(jax.vmap(agent.init), keys)
-    a, b = (checkpoint.restore_train(f"{f}/checkpoints", state) for f in (one, other))
+    a, b = (trained.states(trained.open_run(folder)) for folder in (one, other))
     chex.assert_trees_all_equal(a, b)
 
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jdql.agents.base import Agent, no_carry
+from jdql.agents.base import Acting
 from jdql.config import EvalConfig
 from jdql.runtime import acting, distributed, evaluate
 from jdql.types import DataSpec
@@ -22,12 +22,19 @@ CONFIG = EvalConfig(env="Hopper-v5", env_kwargs={"max_episode_steps": 30})
 SEEDS = [3, 11]
 
 
-def unused(*_):
-    raise AssertionError("evaluation needs acting only")
+def by_current(act, reset=tuple):
+    """A policy of the current observation, one action at a time."""
+
+    def plan(learned, carry, observations, key):
+        action, carry = act(learned, carry, observations[-1], key)
+        return action[None], carry
+
+    return Acting(plan, reset)
 
 
-def make_agent(act, reset=no_carry):
-    return Agent(unused, unused, unused, unused, unused, reset, act)
+def evaluate_once(policy, learned, seeds, spec, config, progress=None, **options):
+    with evaluate.Rollouts(policy, seeds, spec, config, **options) as rollouts:
+        return rollouts(learned, progress=progress)
 
 
 def layer(key, inputs, outputs):
@@ -66,7 +73,7 @@ def best_of_fifty(policy, carry, observation, key):
     return actions[jax.random.categorical(choice_key, value)], carry
 
 
-AGENT = make_agent(best_of_fifty)
+POLICY = by_current(best_of_fifty)
 
 
 def stacked(seeds):
@@ -75,25 +82,25 @@ def stacked(seeds):
 
 @pytest.fixture(scope="module")
 def together():
-    return evaluate.evaluate(AGENT, stacked(SEEDS), SEEDS, HOPPER, CONFIG, episodes=4)
+    return evaluate_once(POLICY, stacked(SEEDS), SEEDS, HOPPER, CONFIG, episodes=4)
 
 
-def test_rows_differ_and_are_counted(together):
+def test_episodes_differ_and_are_counted(together):
     assert together.returns.shape == together.lengths.shape == (2, 4)
     assert together.returns.dtype == np.float64
     assert len(np.unique(together.returns)) == 8
     assert together.lengths.max() <= 30
-    assert len(np.unique(together.lengths)) > 2  # so finished rows were skipped
+    assert len(np.unique(together.lengths)) > 2  # so finished ones were skipped
 
 
 def test_one_at_a_time_is_equal_to_the_bit(together):
     for s, seed in enumerate(SEEDS):
-        with evaluate.Rollouts(AGENT, [seed], HOPPER, CONFIG, episodes=4) as rollouts:
+        with evaluate.Rollouts(POLICY, [seed], HOPPER, CONFIG, episodes=4) as rollouts:
             seed_alone = rollouts(stacked([seed]))
         np.testing.assert_array_equal(seed_alone.returns[0], together.returns[s])
         for episode in (1, 3):
-            alone = evaluate.evaluate(
-                AGENT, stacked([seed]), [seed], HOPPER, CONFIG, episodes=[episode]
+            alone = evaluate_once(
+                POLICY, stacked([seed]), [seed], HOPPER, CONFIG, episodes=[episode]
             )
             assert alone.returns[0, 0] == together.returns[s, episode]
             assert alone.lengths[0, 0] == together.lengths[s, episode]
@@ -121,7 +128,7 @@ def test_a_plain_loop_is_equal_to_the_bit(together):
 
 
 def test_open_environments_repeat_themselves(together):
-    with evaluate.Rollouts(AGENT, SEEDS, HOPPER, CONFIG, episodes=4) as rollouts:
+    with evaluate.Rollouts(POLICY, SEEDS, HOPPER, CONFIG, episodes=4) as rollouts:
         other = rollouts(stacked([5, 6]))
         again = rollouts(stacked(SEEDS))
     assert not np.array_equal(other.returns, together.returns)
@@ -136,8 +143,8 @@ def test_several_cpu_devices_are_equal_to_the_bit(together, tmp_path):
         shared = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(shared)
         assert jax.device_count() == 2
-        result = shared.evaluate.evaluate(
-            shared.AGENT, shared.stacked(shared.SEEDS), shared.SEEDS, shared.HOPPER,
+        result = shared.evaluate_once(
+            shared.POLICY, shared.stacked(shared.SEEDS), shared.SEEDS, shared.HOPPER,
             shared.CONFIG, episodes=4)
         np.savez(sys.argv[2], **result._asdict())
     """
@@ -213,10 +220,10 @@ def scale_times_carry(policy, carry, observation, key):
 @pytest.mark.parametrize("looped", [True, False])
 def test_carries_observations_and_ends_by_hand(monkeypatch, looped):
     monkeypatch.setattr(distributed, "on_cpu", lambda: looped)
-    agent = make_agent(scale_times_carry, lambda: jnp.array(1.0))
-    policies = {"scale": jnp.array([1.0, 2.0])}
-    result = evaluate.evaluate(
-        agent, policies, [0, 1], COUNTER_SPEC, COUNTER, episodes=[0, 1, 2]
+    policy = by_current(scale_times_carry, lambda: jnp.array(1.0))
+    learned = {"scale": jnp.array([1.0, 2.0])}
+    result = evaluate_once(
+        policy, learned, [0, 1], COUNTER_SPEC, COUNTER, episodes=[0, 1, 2]
     )
     # Environment seeds are 0, 1, 2 and 10000, 10001, 10002: modulo 3 the latter are
     # 1, 2, 0.  At step t the action is scale * (1 + t + 10 t).
@@ -224,15 +231,101 @@ def test_carries_observations_and_ends_by_hand(monkeypatch, looped):
     sums = {2: 1 + 12, 3: 1 + 12 + 23, 4: 1 + 12 + 23 + 34}
     expected = [[sums[n] for n in (2, 3, 4)], [2 * sums[n] for n in (3, 4, 2)]]
     np.testing.assert_array_equal(result.returns, expected)
+    peaks = {2: 12, 3: 23, 4: 34}
+    expected = [[peaks[n] for n in (2, 3, 4)], [2 * peaks[n] for n in (3, 4, 2)]]
+    np.testing.assert_array_equal(result.peaks, expected)
+
+
+# Plans and memory -----------------------------------------------------------------
+
+
+class Fixed(Counter):
+    """Four steps; a success is told at the third one."""
+
+    def step(self, action):
+        self.t += 1
+        seen = np.array([0, self.t], np.float32)
+        return seen, float(action[0]), self.t == 4, False, {"success": self.t == 3}
+
+
+gymnasium.register("jdql-test/Fixed-v0", Fixed)
+FIXED = EvalConfig(env="jdql-test/Fixed-v0", seed=0)
+
+
+def three_at_a_time(learned, carry, observations, key):
+    """Plans that tell when they were made, how often, and what was seen."""
+    seen = observations[:, 1]  # the step of each of the last two observations
+    first = 10 * seen[1] + seen[0] + 1000 * carry
+    return (first + jnp.arange(3.0))[:, None], carry + 1
+
+
+@pytest.mark.parametrize("looped", [True, False])
+def test_plans_are_carried_out_before_the_next_one(monkeypatch, looped):
+    monkeypatch.setattr(distributed, "on_cpu", lambda: looped)
+    policy = Acting(three_at_a_time, lambda: jnp.array(0.0), history=2)
+    result = evaluate_once(
+        policy, {"none": jnp.zeros(2)}, [0, 1], COUNTER_SPEC, FIXED, episodes=2
+    )
+    # At first the only observation stands twice: plan 0, 1, 2.  At step 3 the second
+    # plan begins, of observations 2 and 3: 1000 + 32.
+    np.testing.assert_array_equal(result.returns, np.full((2, 2), 0 + 1 + 2 + 1032))
+    np.testing.assert_array_equal(result.peaks, np.full((2, 2), 1032))
+    np.testing.assert_array_equal(result.successes, np.ones((2, 2)))
+
+
+@pytest.mark.parametrize("looped", [True, False])
+def test_a_policy_is_asked_only_where_nothing_is_left(monkeypatch, looped):
+    """One of two episodes begins anew in the middle of the other's plan."""
+    monkeypatch.setattr(distributed, "on_cpu", lambda: looped)
+    policy = Acting(three_at_a_time, lambda: jnp.array(0.0), history=2)
+    mesh = distributed.member_mesh(1, jax.devices()[:1])
+    player, asked = acting.Player(policy, [0], [0, 1], mesh), []
+    plan = player._plan
+    player._plan = lambda *inputs: (
+        asked.append(int(inputs[0].count[0])) or plan(*inputs)
+    )
+    player.start({"none": jnp.zeros(1)})
+    both, taken = np.ones((1, 2), bool), []
+    for t in range(5):
+        if t == 2:
+            player.reset(np.array([[False, True]]))
+        seen = np.array([[[0, t], [0, t if t < 2 else t - 2]]], np.float32)
+        taken.append(player(seen, both)[0, :, 0].tolist())
+    # The first plans at steps 0 and 3, the second at 0 and, begun anew, at 2.
+    assert asked == [2, 1, 1]
+    expected = [[0, 0], [1, 1], [2, 0], [1032, 1], [1033, 2]]
+    np.testing.assert_array_equal(taken, expected)
+
+
+def test_scores_are_of_the_quantity_that_the_task_names():
+    result = evaluate.Evaluation(
+        np.array([[2.5, 5.0]]),
+        np.array([[3, 3]]),
+        np.array([[1.0, 2.0]]),
+        np.array([[0.0, 1.0]]),
+    )
+
+    def scored(**settings):
+        return evaluate.scores(result, EvalConfig(env="e", **settings))
+
+    assert scored() is None
+    np.testing.assert_allclose(scored(reference="bandit"), [[50.0, 100.0]])
+    np.testing.assert_allclose(scored(reference="bandit", score="peak"), [[20.0, 40.0]])
+    np.testing.assert_allclose(scored(score="success"), [[0.0, 100.0]])
+    silent = result._replace(successes=np.full((1, 2), np.nan))
+    with pytest.raises(ValueError, match="reports none"):
+        evaluate.scores(silent, EvalConfig(env="e", score="success"))
+    with pytest.raises(ValueError, match=r"eval.score must be one of"):
+        scored(score="sucess")
 
 
 def test_vectorised_acting_agrees_with_the_loop(together, monkeypatch):
     monkeypatch.setattr(distributed, "on_cpu", lambda: False)
     config = EvalConfig(env="Hopper-v5", env_kwargs={"max_episode_steps": 3})
     policies = stacked(SEEDS)
-    vectorised = evaluate.evaluate(AGENT, policies, SEEDS, HOPPER, config, episodes=4)
+    vectorised = evaluate_once(POLICY, policies, SEEDS, HOPPER, config, episodes=4)
     monkeypatch.undo()
-    looped = evaluate.evaluate(AGENT, policies, SEEDS, HOPPER, config, episodes=4)
+    looped = evaluate_once(POLICY, policies, SEEDS, HOPPER, config, episodes=4)
     np.testing.assert_allclose(vectorised.returns, looped.returns, rtol=1e-4)
 
 
@@ -243,9 +336,7 @@ def test_goal_observations_are_flattened_as_the_data_is():
     spec = DataSpec(3, 1, (-100.0,), (100.0,))
     config = EvalConfig(env="jdql-test/Goal-v0", seed=0)
     policies = {"none": jnp.zeros(1)}
-    result = evaluate.evaluate(
-        make_agent(show), policies, [0], spec, config, episodes=[1]
-    )
+    result = evaluate_once(by_current(show), policies, [0], spec, config, episodes=[1])
     # achieved 1, observed t, desired -1 at t = 0, 1, 2
     assert result.returns[0, 0] == 99 + 109 + 119
 
@@ -257,12 +348,12 @@ def test_keys_are_the_episodes_own():
     assert len(np.unique(jax.random.key_data(keys).reshape(4, -1), axis=0)) == 4
 
 
-def test_progress_sees_rows_finish_and_may_stop():
-    agent = make_agent(scale_times_carry, lambda: jnp.array(1.0))
-    policies, seen = {"scale": jnp.ones(1)}, []
-    evaluate.evaluate(
-        agent,
-        policies,
+def test_progress_sees_episodes_finish():
+    policy = by_current(scale_times_carry, lambda: jnp.array(1.0))
+    learned, seen = {"scale": jnp.ones(1)}, []
+    evaluate_once(
+        policy,
+        learned,
         [0],
         COUNTER_SPEC,
         COUNTER,
@@ -277,8 +368,8 @@ def test_a_non_finite_action_names_seed_step_and_episode():
         return jnp.where(observation[1] == 1, jnp.nan, jnp.zeros(1)), carry
 
     with pytest.raises(ValueError, match=r"seed 9 .*step 1 of episode 0"):
-        evaluate.evaluate(
-            make_agent(broken),
+        evaluate_once(
+            by_current(broken),
             {"none": jnp.zeros(1)},
             [9],
             COUNTER_SPEC,
@@ -299,7 +390,7 @@ def test_a_non_finite_action_names_seed_step_and_episode():
 def test_mistakes_get_one_line(changes, spec, message):
     config = EvalConfig(**({"env": "Hopper-v5", "episodes": 1} | changes))
     with pytest.raises(ValueError, match=message) as error:
-        evaluate.Rollouts(AGENT, [0], spec, config)
+        evaluate.Rollouts(POLICY, [0], spec, config)
     assert "\n" not in str(error.value)
 
 

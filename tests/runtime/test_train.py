@@ -12,23 +12,20 @@ import numpy as np
 import pytest
 
 from experiments import run
-from jdql.agents import diffusion_ql
-from jdql.agents.base import scaled
+from jdql.agents import base, diffusion_ql
 from jdql.config import Config, DataConfig, EvalConfig, TrainConfig, check_sweep
 from jdql.data import sources
-from jdql.runtime import checkpoint, members, train
+from jdql.runtime import checkpoint, members, stored, train, trained
 from jdql.runtime.means import Means
 from jdql.runtime.metrics import read_rows
 from jdql.runtime.stopping import signals
 
-AGENT = diffusion_ql.Config(
-    hidden=(16, 16), batch_size=8, diffusion_steps=2, candidates=3, ema_start=1
-)
+AGENT = diffusion_ql.Config().tiny()
 CONFIG = Config(
     name="tiny",
     agent=AGENT,
     data=DataConfig(dataset=("jdql.envs.synthetic:hopper",)),
-    train=TrainConfig(steps=6, log_every=2, chunk=1),
+    train=TrainConfig(steps=6, log_every=2, call=1),
     eval=EvalConfig(
         env="jdql/Synthetic-v0",
         env_module="jdql.envs.synthetic",
@@ -43,21 +40,15 @@ FILES = ("metrics.jsonl", "metrics.csv", "evaluations.jsonl")
 
 
 def go(folder, config: Config = CONFIG, **options) -> train.Outcome:
-    return train.run(config, diffusion_ql.make, SOURCE, folder, **options)
+    return train.run(config, SOURCE, folder, **options)
 
 
 def saved(folder, config: Config = CONFIG):
     """Everything that the latest checkpoint holds, on the host."""
-    agent = scaled(diffusion_ql.make(config.agent, SOURCE.spec), SOURCE.scaling)
-    keys = jax.random.split(jax.random.key(0), len(members.rows(config)))
-    state = jax.eval_shape(jax.vmap(agent.init), keys)
-    policy = jax.eval_shape(jax.vmap(agent.policy), state)
-    items = (
-        checkpoint.restore_train(folder / "checkpoints", state),
-        checkpoint.restore_policy(folder / "checkpoints", policy, "last"),
-        checkpoint.restore_policy(folder / "checkpoints", policy, "best"),
-    )
-    return jax.tree.map(np.asarray, items)
+    stored.save(config, folder)
+    run = trained.open_run(folder)
+    found = trained.states(run), trained.restore(run), trained.restore(run, "best")
+    return jax.tree.map(np.asarray, found)
 
 
 def assert_same(one, other) -> None:
@@ -160,13 +151,13 @@ def test_a_loss_that_is_no_number_ends_in_one_line(capsys, monkeypatch):
 def test_a_member_of_a_sweep_equals_a_run_of_its_own(tmp_path):
     """Bit for bit, in training and in acting; temperature 0 takes the best action."""
     short = dataclasses.replace(
-        CONFIG, train=TrainConfig(steps=3, log_every=3, chunk=1), seeds=1, seed=5
+        CONFIG, train=TrainConfig(steps=3, log_every=3, call=1), seeds=1, seed=5
     )
     sweep = (("agent.eta", (0.3, 1.7)), ("agent.temperature", (0.0, 0.01)))
     swept = dataclasses.replace(short, sweep=sweep)
     go(tmp_path / "swept", swept)
     together = saved(tmp_path / "swept", swept)
-    rows = members.rows(swept)
+    rows = members.members_of(swept)
     assert len(rows) == 4
     for i, row in enumerate((rows[0], rows[3])):
         member, folder = 3 * i, tmp_path / str(i)
@@ -203,16 +194,18 @@ def test_what_cannot_be_swept_is_refused(name, values, message):
     assert "\n" not in str(error.value)
 
 
-def test_a_setting_that_decides_the_program_is_refused():
-    def make(config, spec):
-        agent = diffusion_ql.make(config, spec)
-        return agent if config.tau < 0.5 else agent._replace(reset=lambda: (1.0,))
+def test_a_setting_that_decides_the_program_is_refused(tmp_path, monkeypatch):
+    """With the setting by name, and what to do, whether it is swept or not."""
 
-    swept = dataclasses.replace(CONFIG, sweep=(("agent.tau", (0.1, 0.9)),))
-    with pytest.raises(ValueError, match="the program itself depends") as error:
-        members.check(make, swept, SOURCE.spec, SOURCE.dataset)
-    assert "--config.agent.tau=0.1" in str(error.value)
-    members.check(diffusion_ql.make, swept, SOURCE.spec, SOURCE.dataset)
+    def make(config, spec, given):
+        agent = diffusion_ql.make(config, spec, given)
+        return agent if config.tau < 0.5 else agent._replace(learned=None)
+
+    monkeypatch.setattr(base, "maker", lambda config: make)
+    with pytest.raises(ValueError, match=r"agent.tau decides the program") as error:
+        go(tmp_path)
+    assert "metadata=jdql.config.STATIC" in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_none_may_be_replaced_by_numbers():
@@ -220,4 +213,8 @@ def test_none_may_be_replaced_by_numbers():
     swept = dataclasses.replace(
         CONFIG, agent=none, sweep=(("agent.grad_norm", (1.0, 5.0)),)
     )
-    members.check(diffusion_ql.make, swept, SOURCE.spec, SOURCE.dataset)
+    check_sweep(swept)
+    everyone = members.members_of(swept)
+    settings = members.stacked(none, everyone).settings
+    np.testing.assert_array_equal(settings["grad_norm"], [1, 1, 5, 5])
+    assert "grad_norm" not in members.stacked(none, everyone[:0] or [{"seed": 0}])[1]

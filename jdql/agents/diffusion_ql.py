@@ -75,6 +75,7 @@ class Config:
         """The same system at the size of a toy."""
         small = dataclasses.replace(self, batch_size=32, hidden=(32, 32), step_dim=8)
         few = dataclasses.replace(small, diffusion_steps=5, backup_actions=2)
+        few = dataclasses.replace(few, schedule="vp", sample_steps=None)
         quick = dataclasses.replace(few, lr=2e-3, critic_lr=2e-3, candidates=4)
         return dataclasses.replace(quick, ema_every=2, ema_start=2)
 

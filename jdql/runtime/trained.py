@@ -153,7 +153,8 @@ def _stage(
     if not config.given.get(name):
         raise ValueError(
             f"{config.name} builds on an earlier run: give {flag}=FOLDER, the folder "
-            f"of a run of {kinds} on the same data"
+            f"of a run of {kinds} on the same data (the variant {name} of a system's "
+            "config is such a run)"
         )
     folder = str(config.given[name])
     if not stored.is_run(folder):

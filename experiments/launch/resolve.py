@@ -142,20 +142,25 @@ def _module_at(path: Path) -> types.ModuleType:
 # Agents -------------------------------------------------------------------------------
 
 
+def _importable(name: str) -> bool:
+    return name.isidentifier() and importlib.util.find_spec(name) is not None
+
+
 def _exchange_agent(
     config: Config, name: str | None, variants: list[Variant]
 ) -> Config:
-    """Puts the default settings of another agent in; a dotted name is any module.
+    """Puts the default settings of another agent in; other names are any module's.
 
     The agent that is there already keeps the settings that it has for the task.
     """
     name, known = name or "", names.agent_names()
-    if "." not in name and name not in known:
+    own = name in known
+    if not own and "." not in name and not _importable(name):
         raise ValueError(
             f"--config.agent={name}: there is no agent {name!r}; the nearest is "
             f"{nearest(name, known)!r} (its settings are --config.agent.FIELD)"
         )
-    module = name if "." in name else f"jdql.agents.{name}"
+    module = f"jdql.agents.{name}" if own else name
     settings = stored.agent_settings(module)
     if isinstance(config.agent, settings):
         return config

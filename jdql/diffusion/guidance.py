@@ -15,12 +15,13 @@ A guide is an argument of sampling, `sampler.sample(predict, draws, guide=...)`,
 `compose` makes one of several.  The sampler tells it what it must know of the chain, a
 `Chain`: guides need no schedule of their own.
 
-Guides stand on either side of the clipping of x0_hat.  The first, fourth and fifth of
-the table change what x0_hat is estimated to be, so the estimate is clipped after them.
-`mean` and `diffuser` instead move samples: the mean of a step, or x_k before it.  A
-denoiser can move a sample all the same, because a step is c_x0 x0_hat + c_xk x: adding
-move / c_x0 to x0_hat moves the result by `move`.  What they return is then no estimate
-of x_0 any more and must not be clipped, so they stand after the clipping.
+Guides stand on either side of the clipping of x0_hat.  `classifier`, `energy` and
+`classifier_free` change what x_0 is estimated to be, so the estimate is clipped after
+them.  `mean` and `diffuser` instead move samples: the mean of a step, or x_k before it.
+They are denoisers all the same, because a step makes c_x0 x0_hat + c_xk x_k, and what
+x0_hat is changed by comes out multiplied by c_x0: to move the result by some amount is
+to add that amount, divided by c_x0, to x0_hat.  What they return is then no estimate of
+x_0 any more and must not be clipped, so they stand after the clipping.
 
 No gradient passes through g: a loss of guided samples trains the denoiser alone.
 """
@@ -42,8 +43,6 @@ from jdql.types import Array, Denoiser, Float, Real
 Weight = float | Float[Array, ""]
 # (x_k [*B, A], k) -> the gradient [*B, A] with respect to x_k of a log-likelihood.
 Gradient = Callable[[Array, Array], Array]
-
-
 Transform = Callable[[Denoiser, Chain], Denoiser]
 
 
@@ -195,8 +194,8 @@ def classifier_free_stacked(weight: Weight) -> Guide:
     """`classifier_free` with one call for both denoisers.
 
     It guides a denoiser of `[2, *B, A]` whose row 0 is unconditional and whose row 1 is
-    conditional, and gives one of `[*B, A]`.  Where networks are small this halves the
-    time.
+    conditional, and gives one of `[*B, A]`: in a composition it comes first.  Where
+    networks are small this halves the time.
 
     Args:
       weight: as in `classifier_free`.

@@ -112,7 +112,7 @@ def _single_step(
     table = reverse.reverse_steps(schedules.refine(schedule, k), variance)
 
     def run(denoiser: Denoiser, draws: ChainDraws, clamp: Constraint | None) -> Array:
-        held = constraints.in_turn(step_constraint, *_given(clamp))
+        held = constraints.in_turn(step_constraint, clamp or constraints.unconstrained)
         return reverse.reverse_chain(
             denoiser, table, draws, constraint=held, **loop._asdict()
         )
@@ -173,7 +173,7 @@ def _multistep(
     )
 
     def run(denoiser: Denoiser, draws: ChainDraws, clamp: Constraint | None) -> Array:
-        held = constraints.in_turn(*_given(clamp))
+        held = clamp or constraints.unconstrained
         return dpm_solver.multistep_chain(
             denoiser, table, draws.start, constraint=held, **loop._asdict()
         )
@@ -198,10 +198,6 @@ def _heun(
         )
 
     return Scheme(k, steps if np.any(table.noise) else 0, run)
-
-
-def _given(clamp: Constraint | None) -> tuple[Constraint, ...]:
-    return () if clamp is None else (clamp,)
 
 
 SAMPLERS: dict[str, Callable[..., Scheme]] = {
@@ -272,12 +268,12 @@ def make_sampler(
         guide: Guidance | None = None,
         clamp: Constraint | None = None,
     ) -> Array:
-        held = constraints.in_turn(constraint, *_given(clamp))
-        chain = _chain(schedule, scheme, parameterisation, held, clamp)
+        clamped = clamp or constraints.unconstrained
+        held = constraints.in_turn(constraint, clamped)
+        chain = _chain(schedule, scheme, parameterisation, held, clamped)
         denoiser = chain.denoiser(predict)
         guided = chain.constrain(denoiser) if guide is None else guide(denoiser, chain)
-        if clamp is not None:
-            draws = draws._replace(start=clamp(draws.start))
+        draws = draws._replace(start=clamped(draws.start))
         return held(scheme.run(guided, draws, clamp))
 
     return Sampler(scheme.draws, sample)
@@ -288,7 +284,7 @@ def _chain(
     scheme: Scheme,
     parameterisation: process.Parameterisation,
     held: Constraint,
-    clamp: Constraint | None,
+    clamp: Constraint,
 ) -> Chain:
     """What guides may know of the chain; `held` is obeyed by x0_hat."""
     levels = schedules.refine(schedule, scheme.k)
@@ -305,5 +301,4 @@ def _chain(
             return constraints.constrain(denoiser, held)
         return reverse.keep_direction(denoiser, held, levels, scheme.steps)
 
-    clamped = constraints.unconstrained if clamp is None else clamp
-    return Chain(levels, k, denoiser, constrain, clamped, scheme.steps)
+    return Chain(levels, k, denoiser, constrain, clamp, scheme.steps)

@@ -7,6 +7,8 @@ slope of the best denoiser.
 
 from __future__ import annotations
 
+import statistics
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -302,7 +304,8 @@ def test_a_weight_raises_the_chance_of_an_arm_to_its_power():
     """p(a | good)^w p(a)^(1 - w): odds 0.65 : 0.35 become 0.65^w : 0.35^w."""
     schedule = schedules.make_schedule("vp", 40)
     sampler = samplers.make_sampler(schedule, "ddim", parameterisation=process.X0)
-    start = jax.scipy.stats.norm.ppf((jnp.arange(1000) + 0.5) / 1000)[:, None]
+    quantiles = (statistics.NormalDist().inv_cdf((i + 0.5) / 1000) for i in range(1000))
+    start = jnp.array(list(quantiles))[:, None]
     draws = reverse.ChainDraws(start, jnp.zeros((0, 1000, 1)))
 
     def end(w):
@@ -351,6 +354,50 @@ def test_flows_refuse_guides_that_need_a_signal_or_a_variance():
             flow.euler(lambda x, t: -x, start, 3, guide=guide)
 
 
+@pytest.mark.parametrize("name", samplers.SAMPLERS)
+def test_a_guide_is_told_of_the_chain(name):
+    """A guide may be any function; this one changes nothing, not even by clipping."""
+    schedule, told = schedules.make_schedule("vp", 9), []
+    low, high = jnp.array(-0.1), jnp.array(0.2)
+    clamp = constraints.inpaint(np.array([True, False]), np.array([0.7, 0.0]))
+    sampler = samplers.make_sampler(
+        schedule,
+        name,
+        4,
+        constraint=constraints.clip_to(low, high),
+        parameterisation=process.X0,
+    )
+
+    def guide(denoiser, chain):
+        told.append((denoiser, chain))
+        return denoiser
+
+    def predict(x, k):
+        return jnp.full_like(x, k)
+
+    draws = reverse.draw_chain(jax.random.key(0), sampler.draws, (3, 2))
+    x = sampler.sample(predict, draws, guide, clamp)
+    np.testing.assert_allclose(x, np.tile([0.7, 0.0], (3, 1)))
+
+    (denoiser, chain), x = told[0], jnp.ones((3, 2))
+    grid = {"dpmpp_1": "log_snr", "dpmpp_2m": "log_snr", "edm_heun": "karras"}
+    grid = grid.get(name, "flow" if name == "flow" else "even")
+    k = getattr(schedules, f"{grid}_grid")(schedule, 4)
+    np.testing.assert_allclose(chain.k, k)
+    np.testing.assert_allclose(
+        chain.levels.signal, schedules.refine(schedule, k).signal
+    )
+    for i in range(4):
+        assert float(chain.step(jnp.array(i))) == pytest.approx(k[i])
+        free = chain.denoiser(predict)(x, jnp.array(i))
+        np.testing.assert_allclose(free, np.full((3, 2), k[i]), rtol=1e-6)
+        held = chain.constrain(denoiser)(x, jnp.array(i))
+        clipped = [0.7, min(k[i], 0.2)]
+        np.testing.assert_allclose(held, np.tile(clipped, (3, 1)), rtol=1e-6)
+    np.testing.assert_allclose(chain.clamp(x), np.tile([0.7, 1.0], (3, 1)))
+    assert (chain.steps is None) == (name in ("dpmpp_2m", "edm_heun"))
+
+
 @pytest.mark.parametrize("order", [1, -1])
 def test_a_composition_clips_between_estimates_and_moves_in_any_order(order):
     """One step by hand: x0_hat = min(1 + 0.5, 1.2), its mean moved by r^2 times 10."""
@@ -388,11 +435,11 @@ def test_a_composition_clips_between_estimates_and_moves_in_any_order(order):
 @pytest.mark.parametrize("kind", ["classifier", "mean", "diffuser"])
 def test_no_gradient_passes_through_the_guidance(kind):
     """A chain's gradient is that of the chain whose guidance is a recorded constant."""
-    schedule = schedules.make_schedule("vp", 3)
+    schedule = schedules.make_schedule("vp", 2)
     sampler = samplers.make_sampler(
-        schedule, "ancestral", parameterisation=process.X0, unroll=3
+        schedule, "ancestral", parameterisation=process.X0, unroll=2
     )
-    draws = reverse.draw_chain(jax.random.key(1), 3, (1, 1))
+    draws = reverse.draw_chain(jax.random.key(1), 2, (1, 1))
 
     def end(theta, strength, gradient):
         guide = getattr(guidance, kind)(lambda x, k: strength * gradient(x, k))
@@ -449,5 +496,7 @@ def test_the_contrastive_energy_is_the_exact_one():
 def test_normalising_small_groups_is_biased():
     joint = P_X0[:, None] * P_NOISY
     exact = jnp.asarray(np.log(np.exp(VALUES) @ joint / joint.sum(0)))
-    gradient = jax.grad(expected_contrastive_loss)(exact, jax.nn.softmax)
+    gradient = jax.jit(
+        jax.grad(lambda f: expected_contrastive_loss(f, jax.nn.softmax))
+    )(exact)
     assert jnp.abs(gradient).max() > 0.01

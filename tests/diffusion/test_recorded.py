@@ -289,14 +289,33 @@ def test_tables_of_diffusion_policy(file):
 # Losses, of the first mini-batch ------------------------------------------------------
 
 
-def played_back(r: Recording):
-    """A network with the recorded output, which checks what it is shown."""
+def loss_of(r: Recording, schedule, predicts_noise, x0, clamp, **options):
+    """The loss of the recorded output; checks what the network is shown."""
 
-    def predict(x, k):
-        np.testing.assert_allclose(x, r["trace/noisy"], atol=STEP)
-        return jnp.asarray(r["trace/pred"])
+    @jax.jit
+    def run(x0, k, noise):
+        seen = []
 
-    return predict
+        def predict(x, k):
+            seen.append(x)
+            return jnp.asarray(r["trace/pred"])
+
+        loss = losses.denoising_loss(
+            schedule,
+            predict,
+            x0,
+            k,
+            noise,
+            parameterisation=parameterisation(predicts_noise),
+            clamp=clamp,
+            **options,
+        )
+        return loss, seen[0]
+
+    k = r.draws("timestep")[0].astype(np.int32)
+    loss, noisy = run(x0, k, r.draws("normal")[0])
+    np.testing.assert_allclose(noisy, r["trace/noisy"], atol=STEP)
+    return loss.item()
 
 
 @of_kind("dp_loss")
@@ -307,16 +326,14 @@ def test_losses_of_diffusion_policy(file):
     if r.config("conditioning") == "inpaint":
         x0 = np.concatenate([x0, scaled(r, "obs", observations)], -1)
     clamp = known_observations(r, x0.shape, observations)
-    loss = losses.denoising_loss(
+    loss = loss_of(
+        r,
         r.cosine("num_train_timesteps"),
-        played_back(r),
-        jnp.asarray(x0),
-        jnp.asarray(r.draws("timestep")[0], jnp.int32),
-        jnp.asarray(r.draws("normal")[0]),
-        parameterisation=parameterisation(r.config("prediction_type") == "epsilon"),
-        clamp=clamp or constraints.unconstrained,
+        r.config("prediction_type") == "epsilon",
+        x0,
+        clamp or constraints.unconstrained,
     )
-    assert loss.item() == pytest.approx(r["metric/loss"][0], abs=2e-5, rel=2e-5)
+    assert loss == pytest.approx(r["metric/loss"][0], abs=2e-5, rel=2e-5)
 
 
 @of_kind("diffuser_loss", "dd_loss")
@@ -330,19 +347,17 @@ def test_losses_of_diffuser_and_decision_diffuser(file):
     mask[:, r["config/condition_times"], 0 if decision else A :] = True
     noise, weights = r.draws("normal")[0], r["loss_weights"]
     error = {"l2": jnp.square, "l1": jnp.abs}[r.config("loss_type", "l2")]
-    loss = losses.denoising_loss(
+    loss = loss_of(
+        r,
         r.cosine("n_timesteps"),
-        played_back(r),
-        jnp.asarray(x0),
-        jnp.asarray(r.draws("timestep")[0], jnp.int32),
-        jnp.asarray(noise),
-        parameterisation=parameterisation(r.config("predict_epsilon")),
+        r.config("predict_epsilon"),
+        x0,
+        constraints.inpaint(mask, x0),
         error=error,
         weights=jnp.asarray(weights)[None],
-        clamp=constraints.inpaint(mask, x0),
     )
     constant = 0.0
     if r.config("predict_epsilon") and not decision:
         constant = np.mean(np.where(mask, weights * error(x0 - noise), 0))
     expected = r["metric/diffusion_loss" if decision else "metric/loss"][0]
-    assert loss.item() + constant == pytest.approx(expected, abs=2e-5, rel=2e-5)
+    assert loss + constant == pytest.approx(expected, abs=2e-5, rel=2e-5)

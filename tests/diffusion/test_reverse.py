@@ -7,6 +7,8 @@ code does not use.
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -81,7 +83,7 @@ def affine_law(schedule, steps):
 
 
 @pytest.mark.parametrize("name", ["vp", "cosine", "linear"])
-@pytest.mark.parametrize("count", [2, 5, 20])
+@pytest.mark.parametrize("count", [2, 20])
 @pytest.mark.parametrize("variance", ["posterior", "beta"])
 def test_ancestral_sampling_follows_the_ddpm_recursion(name, count, variance):
     schedule = schedules.make_schedule(name, count)
@@ -151,15 +153,18 @@ def test_a_constraint_of_the_chain_is_obeyed_by_every_step_but_not_by_the_start(
     denoiser = gaussian_denoiser(schedule)
     draws = reverse.draw_chain(jax.random.key(0), 5, (64, 1))
     clip = constraints.clip_to(jnp.array([-0.5]), jnp.array([0.6]))
-    x = draws.start
-    for k, c_x0, c_xk, noise, z in zip(*steps, draws.noises, strict=True):
-        x = jnp.clip(
-            c_x0 * denoiser(x, jnp.asarray(k)) + c_xk * x + noise * z, -0.5, 0.6
-        )
-    chain = reverse.reverse_chain(denoiser, steps, draws, constraint=clip)
+    x, denoise = np.asarray(draws.start), jax.jit(denoiser)
+    for k, c_x0, c_xk, noise, z in zip(*steps, np.asarray(draws.noises), strict=True):
+        x = np.clip(c_x0 * denoise(x, k) + c_xk * x + noise * z, -0.5, 0.6)
+
+    @functools.partial(jax.jit, static_argnums=1)
+    def run(draws, constraint):
+        return reverse.reverse_chain(denoiser, steps, draws, constraint=constraint)
+
+    chain = run(draws, clip)
     np.testing.assert_allclose(chain, x, atol=1e-6)
-    free = reverse.reverse_chain(denoiser, steps, draws)
-    assert jnp.abs(chain - free).max() > 0.1
+    free = run(draws, constraints.unconstrained)
+    assert np.abs(chain - free).max() > 0.1
 
 
 def in_single_precision(betas):
@@ -181,12 +186,11 @@ def in_single_precision(betas):
     return schedules.Schedule(beta, 1 / reciprocal, ratio / reciprocal), steps
 
 
-@pytest.mark.parametrize("count", [5, 20])
-def test_linear_chains_differ_from_the_authors_by_the_rounding_of_tables(count):
+def test_linear_chains_differ_from_the_authors_by_the_rounding_of_tables():
     """Their chain in numpy, against ours with our tables and with theirs."""
-    schedule = schedules.make_schedule("linear", count)
+    schedule = schedules.make_schedule("linear", 20)
     rounded, table = in_single_precision(schedule.beta)
-    draws = reverse.draw_chain(jax.random.key(0), count, (500, 2))
+    draws = reverse.draw_chain(jax.random.key(0), 20, (500, 2))
     clip = constraints.clip_to(-jnp.ones(2), jnp.ones(2))
 
     def network(x, k):
@@ -226,8 +230,9 @@ def test_the_free_direction_is_that_of_the_estimate_before_clipping():
         x = a[k - 1] * np.clip(x0, -0.5, 0.6) + s[k - 1] * (x - a[k] * x0) / s[k]
     chain = jax.jit(lambda d: reverse.reverse_chain(free, steps, d))(draws)
     np.testing.assert_allclose(chain, x, atol=2e-6)
-    turned = reverse.reverse_chain(constraints.constrain(denoiser, clip), steps, draws)
-    assert jnp.abs(chain - turned).max() > 0.1
+    clipped = constraints.constrain(denoiser, clip)
+    turned = jax.jit(lambda d: reverse.reverse_chain(clipped, steps, d))(draws)
+    assert np.abs(chain - turned).max() > 0.1
 
 
 def test_unrolling_and_rematerialisation_change_no_value_and_no_gradient():
@@ -241,9 +246,9 @@ def test_unrolling_and_rematerialisation_change_no_value_and_no_gradient():
 
         return jnp.sum(reverse.reverse_chain(denoise, steps, draws, **options) ** 2)
 
-    plain = jax.value_and_grad(end)(0.8)
-    for options in ({"unroll": 5}, {"remat": True}, {"unroll": 2, "remat": True}):
-        other = jax.value_and_grad(lambda w, o=options: end(w, **o))(0.8)
+    plain = jax.jit(jax.value_and_grad(end))(0.8)
+    for options in ({"unroll": 5}, {"unroll": 2, "remat": True}):
+        other = jax.jit(jax.value_and_grad(lambda w, o=options: end(w, **o)))(0.8)
         np.testing.assert_allclose(plain, other, rtol=1e-6)
 
 

@@ -181,14 +181,14 @@ def report(config: Config, directory: Path, step: int, finished: bool) -> None:
     rows = read_rows(directory / "evaluations.jsonl")
     if rows:
         tell(_table(rows))
-    if config.eval.reference:
+    if rows and config.eval.reference:
         tell(references.describe(config.eval.reference))
     if finished:
         more = 2 * config.train.steps
         tell(f"train on:  {_command('run', directory)} --config.train.steps={more}")
     else:
         tell(f"stopped at update {step}; resume: {_command('run', directory)}")
-    if config.eval.env:
+    if rows:
         tell(f"evaluate:  python -m experiments.evaluate --run={directory}")
 
 

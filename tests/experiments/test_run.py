@@ -15,6 +15,7 @@ from experiments import evaluate, run
 from experiments.launch.names import agent_names, system_names, task_names
 from experiments.launch.overrides import split_overrides
 from experiments.launch.resolve import resolve
+from jdql.agents.base import required
 from jdql.runtime import checkpoint, distributed
 from jdql.runtime.metrics import read_rows
 
@@ -45,9 +46,20 @@ def train(name: str, *arguments: str) -> int:
     return run.main([f"--config={name}", "--config.run.dir=r", *arguments])
 
 
+def earlier_runs(name: str) -> list[str]:
+    """Trains what a system builds on; the variant of that name is such a run."""
+    given = required(resolve(name).agent)
+    for one in given:
+        folder = f"--config.run.dir={one}"
+        assert run.main([f"--config={name}:{one}:smoke", folder]) == 0
+    return [f"--config.given.{one}={one}" for one in given]
+
+
 @pytest.mark.parametrize(("name", "agent"), LAUNCHES)
 def test_every_task_and_every_system_runs(name, agent, capsys):
-    assert train(f"{name}:smoke", *filter(None, [agent])) == 0
+    arguments = [*filter(None, [agent]), *earlier_runs(name)]
+    capsys.readouterr()
+    assert train(f"{name}:smoke", *arguments) == 0
     printed = capsys.readouterr().out
     rows = read_rows("r/evaluations.jsonl")
     assert [(row["step"], row["seed"]) for row in rows] == [
@@ -214,3 +226,31 @@ def test_seeds_default_to_the_devices():
     assert config.seeds is None
     assert train("bandit:smoke", "--config.seeds=none") == 0
     assert resolve("r").seeds == distributed.default_members()
+
+
+def test_other_settings_start_without_compiling(monkeypatch, tmp_path):
+    """The second start, with other floats and another seed, finds every program."""
+    import jax
+    from jax._src import compilation_cache, monitoring
+
+    seen: list[str] = []
+    monitoring.register_event_listener(lambda event, **_: seen.append(event))
+    before = jax.config.jax_compilation_cache_dir
+    compilation_cache.reset_cache()  # it is bound to the folder of before
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path / "cache"))
+
+    def misses(*arguments: str) -> int:
+        jax.clear_caches()  # as in a process of its own
+        seen.clear()
+        assert run.main(["--config=bandit:smoke", *arguments]) == 0
+        assert any(event.endswith("cache_hits") for event in seen) == bool(arguments)
+        return sum(event.endswith("cache_misses") for event in seen)
+
+    try:
+        assert misses() > 5
+        other = [f"--config.agent.{name}=0.3" for name in ("eta", "lr", "temperature")]
+        assert misses(*other, "--config.agent.tau=0.1", "--config.seed=5") == 0
+    finally:
+        monitoring.unregister_event_listener(monitoring.get_event_listeners()[-1])
+        compilation_cache.reset_cache()
+        jax.config.update("jax_compilation_cache_dir", before)

@@ -30,7 +30,7 @@ def test_agents_are_exchanged_before_the_variant():
     )
     config = resolve("hopper_medium:smoke", overrides)
     assert isinstance(config.agent, diffusion_bc.Config)
-    assert config.agent.hidden == (16, 16)
+    assert config.agent.hidden == (32, 32)
     assert config.agent.lr == 1e-5
     assert config.name == "hopper_medium-diffusion_bc-smoke"
 
@@ -79,7 +79,7 @@ def test_a_file_of_ones_own_and_its_variants(tmp_path):
         ("walker2_medium", "no system, task or variant .* 'walker2d_medium'"),
         ("walker2d_medium:quik", "'quick'"),
         ("edp:hoper_medium", "'hopper_medium'"),
-        ("epd:hopper_medium", "'edp'"),
+        ("edpp:hopper_medium", "'edp'"),
         ("fql:chunkd", "'chunked'"),
         ("edp:", "no system, task or variant ''"),
         ("tasks", "no system, task or variant 'tasks'"),

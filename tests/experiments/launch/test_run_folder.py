@@ -12,9 +12,10 @@ from experiments.launch import run_folder
 from experiments.launch.names import system_names, task_names
 from experiments.launch.overrides import split_overrides
 from experiments.launch.resolve import resolve
+from jdql.runtime import stored
 
 
-def stored(folder: str = "r", name: str = "bandit"):
+def store_run(folder: str = "r", name: str = "bandit"):
     config = dataclasses.replace(resolve(name), seeds=2)
     run = dataclasses.replace(config.run, dir=folder)
     config = dataclasses.replace(config, run=run)
@@ -34,14 +35,14 @@ def test_json_round_trip(name):
 
 
 def test_a_run_folder_is_a_config():
-    config = stored()
+    config = store_run()
     assert resolve("r") == config
     assert asked("r", "--config.train.steps=7").train.steps == 7
     assert not list(Path("r").glob("*.tmp"))
 
 
 def test_a_moved_folder_is_itself():
-    stored()
+    store_run()
     Path("r").rename("s")
     assert resolve("s").run.dir == "s"
 
@@ -70,7 +71,7 @@ def test_missing_fields_keep_their_defaults():
     ],
 )
 def test_a_spoilt_file_is_one_line(spoil, message):
-    values = stored.to_dict(stored())
+    values = stored.to_dict(store_run())
     spoil(values)
     Path("r/config.json").write_text(json.dumps(values))
     with pytest.raises(ValueError, match=message) as caught:
@@ -79,7 +80,7 @@ def test_a_spoilt_file_is_one_line(spoil, message):
 
 
 def test_a_file_that_is_not_json():
-    stored()
+    store_run()
     Path("r/config.json").write_text("{")
     with pytest.raises(ValueError, match="cannot be read"):
         stored.load("r")
@@ -88,7 +89,7 @@ def test_a_file_that_is_not_json():
 
 
 def test_choosing_a_folder():
-    config = stored()
+    config = store_run()
     assert run_folder.choose(resolve("bandit")) == (None, False)
     new = asked("bandit", "--config.run.dir=new")
     assert run_folder.choose(new) == (Path("new"), False)
@@ -100,7 +101,7 @@ def test_choosing_a_folder():
 
 
 def test_a_resumed_run_may_change_its_schedule():
-    stored()
+    store_run()
     for change in ("train.steps=9", "eval.episodes=3", "run.tensorboard=true"):
         config = asked("r", f"--config.{change}")
         assert run_folder.choose(config, "r") == (Path("r"), True)
@@ -110,14 +111,14 @@ def test_a_resumed_run_may_change_its_schedule():
     "change", ["agent.eta=9", "seeds=3", "seed=1", "data.reward=normalize"]
 )
 def test_a_resumed_run_keeps_what_it_is(change):
-    stored()
+    store_run()
     name = change.split("=")[0]
     with pytest.raises(ValueError, match=f"keeps its {name}:"):
         run_folder.choose(asked("r", f"--config.{change}"), "r")
 
 
 def test_another_command_does_not_take_a_run_over():
-    stored()
+    store_run()
     config = asked(
         "bandit", "--config.run.dir=r", "--config.seeds=2", "--config.seed=5"
     )

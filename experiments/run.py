@@ -23,7 +23,7 @@ import dataclasses
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,29 +78,75 @@ def program(values: flags.FlagValues, overrides: list[Override]) -> int:
     config = resolve(values.config, overrides)
     if values.sweep:
         config = dataclasses.replace(config, sweep=parse_sweep(values.sweep))
+    start(config, values.config, distributed=values.distributed)
+    return 0
+
+
+def train(name: str, settings: Mapping[str, Any] | None = None) -> Path:
+    """Trains from Python: `train("hopper_medium:quick", {"agent.eta": 0.5})`.
+
+    Args:
+      name: what `--config` takes.
+      settings: by dotted name, as `--config.SECTION.FIELD=VALUE` sets them.
+
+    Returns:
+      The run folder, which `jdql.load` takes.
+
+    Raises:
+      ValueError: an unknown name or setting, or a value that does not fit.
+      OSError: a file cannot be read or written.
+    """
+    overrides = [Override(n, _text(v)) for n, v in (settings or {}).items()]
+    return start(resolve(name, overrides), name)
+
+
+def _text(value: Any) -> str:
+    """A value as the command line would have it."""
+    listed = isinstance(value, list | tuple)
+    return ",".join(map(str, value)) if listed else str(value)
+
+
+def start(config: Config, asked: str = "", *, distributed: bool = False) -> Path:
+    """Sets JAX up for a config and trains it.
+
+    Args:
+      config: the run; `seeds` may still be None.
+      asked: what was given as `--config`.
+      distributed: whether this is one of several processes.
+
+    Returns:
+      The run folder.
+
+    Raises:
+      ValueError, OSError: as `launch`.
+    """
     check_sweep(config)
 
-    from jdql.runtime import distributed, processes
+    from jdql.runtime import distributed as devices
+    from jdql.runtime import processes
 
-    if values.distributed:
+    if distributed:
         processes.connect()
-    seeds = config.seeds or distributed.ON_CPU
+    seeds = config.seeds or devices.ON_CPU
     members = seeds * math.prod(len(swept) for _, swept in config.sweep)
-    distributed.configure(
-        0 if values.distributed else members,
+    devices.configure(
+        0 if distributed else members,
         config.train.precision,
         config.run.compilation_cache,
     )
-    seeds = config.seeds or distributed.default_members()
-    return launch(dataclasses.replace(config, seeds=seeds), asked=values.config)
+    seeds = config.seeds or devices.default_members()
+    return launch(dataclasses.replace(config, seeds=seeds), asked)
 
 
-def launch(config: Config, asked: str = "") -> int:
+def launch(config: Config, asked: str = "") -> Path:
     """Trains a config whose number of seeds is settled, and prints the scores.
 
     Args:
       config: the run.
       asked: what was given as `--config`; a run folder is resumed.
+
+    Returns:
+      The run folder.
 
     Raises:
       ValueError: the folder holds another run, or a setting is wrong.
@@ -129,7 +175,7 @@ def launch(config: Config, asked: str = "") -> int:
         outcome = go(folder)
     if processes.is_first():
         report(config, folder, outcome.step, outcome.finished)
-    return 0
+    return folder
 
 
 def _choose(config: Config, asked: str) -> tuple[Path | None, bool]:

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from experiments.evaluate import evaluate
-from experiments.launch.run_folder import save
 from jdql.agents import diffusion_bc
 from jdql.agents.base import ScaledPolicy, scaled
 from jdql.config import Config, DataConfig, EvalConfig, TrainConfig
@@ -328,7 +327,7 @@ def test_a_run_folder_alone_evaluates_as_training_did(tmp_path):
         ),
         seeds=2,
     )
-    save(config, tmp_path)
+    stored.save(config, tmp_path)
     source = load(config.data, log=quiet)
     train.run(config, diffusion_bc.make, source, tmp_path, log=quiet)
     saved = checkpoint.metadata(tmp_path / "checkpoints")

@@ -83,7 +83,8 @@ def test_the_bandit_is_drawn_once(monkeypatch, capsys):
     monkeypatch.setattr(panels, "DRAWN", 50)
     tiny = panels.Budget(3, 3, 3, lr=1e-3, annealed=True)
     monkeypatch.setattr(panels, "DEFAULT", tiny)
-    assert figures.main(["bandit", "--out=f", "--seed=5"]) == 0
+    command = ["bandit", "--out=f", "--runs=r", "--seed=5"]
+    assert figures.main(command) == 0
     first = capsys.readouterr().out
     for name in ("bandit_cloning", "bandit_improving", "bandit_steps"):
         assert drawn(Path("f") / name)
@@ -91,11 +92,11 @@ def test_the_bandit_is_drawn_once(monkeypatch, capsys):
     assert record["seeds"] == [5, 6]
     assert len(record["shares"]) == 3 + 3 + 1 + 1
     assert np.shape(record["shares"]["BC-MMD"]) == (2, 4)
-    assert "BEAR-MMD: 3 updates, 2 seeds" in first
-    assert figures.main(["bandit", "--out=f", "--seed=5", "--shifted"]) == 0
+    assert "run: r/bandit/bear_mmd-3, 2 seeds from 5" in first
+    assert figures.main([*command, "--shifted"]) == 0
     again = capsys.readouterr().out
-    assert again.count("read from") == 7  # all but one
-    assert "BCQ, shifted: 3 updates" in again
+    assert again.count("trained already") == 7  # all but one
+    assert "run: r/bandit/bcq_shifted-3, 2 seeds from 5" in again
 
 
 def test_the_claims_of_the_paper():
@@ -122,8 +123,8 @@ def test_the_table_has_mean_and_range():
 def test_full_is_the_authors_size():
     panel = panels.diffusion_improving(50, panels.FULL)
     assert panel.updates == 100_000
-    assert not panel.annealed
     agent = panel.agent
+    assert agent.decay_steps is None
     assert (agent.eta, agent.lr, agent.critic_lr) == (2.5, 3e-4, 3e-4)
     assert (agent.batch_size, agent.hidden, agent.step_dim) == (100, (128,) * 3, 4)
     assert agent.grad_norm is None
@@ -224,7 +225,7 @@ def test_other_settings_need_another_folder(tmp_path):
 
 
 def test_an_unfinished_run_stops_the_command(monkeypatch, capsys):
-    monkeypatch.setattr(runs.run, "launch", lambda config: 0)  # as after Ctrl-C
+    monkeypatch.setattr(runs.run, "launch", lambda config: None)  # as after Ctrl-C
     assert figures.main(["eta", "--out=f", "--runs=r", *TINY]) == 130
     assert "the same command goes on" in capsys.readouterr().out
     assert not Path("f").exists()

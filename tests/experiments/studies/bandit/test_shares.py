@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import pytest
 
 from experiments.studies.bandit import bc_mle, panels, ql_mle
 from experiments.studies.bandit.panels import Budget, Panel
-from jdql.config import DataConfig
-from jdql.data import sources
 from jdql.envs.bandit import mode_shares
+from jdql.runtime import distributed
 
 SMALL = Budget(1_000, 5_000, 5_000, lr=3e-3, annealed=True)
 BEST = 3  # right bottom, reward 5
 
 
+@pytest.fixture(autouse=True)
+def _one_backend(monkeypatch) -> None:
+    """The devices are settled already."""
+    monkeypatch.setattr(distributed, "configure", lambda *_, **__: None)
+
+
 def shares(panel: Panel) -> np.ndarray:
     """Shares of the modes, [4], after training with seed 0."""
-    source = sources.load(DataConfig(dataset=(panel.data,)), log=lambda line: None)
-    policies = panels.train(panel, [0], source)
-    return mode_shares(panels.sample(panel, policies, [0], source, 4_000)[0])
+    drawn = panels.actions(panel, [0], Path("runs"), log=lambda line: None)
+    return mode_shares(drawn[0])
 
 
 def test_only_the_diffusion_policy_clones_every_mode() -> None:

@@ -27,7 +27,7 @@ def td_target(
     return reward + gamma * discount * next_value
 
 
-def clipped_double_q(q: Float[Array, "M B"]) -> Float[Array, " B"]:
+def clipped_double_q(q: Float[Array, "M *B"]) -> Float[Array, "*B"]:  # noqa: F821
     """The smallest member's value (Fujimoto et al. 2018, eq. 10)."""
     return jnp.min(q, axis=0)
 

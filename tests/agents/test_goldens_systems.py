@@ -71,8 +71,8 @@ def config_of(system: System, arrays: Arrays) -> Any:
         given["grad_norm"] = None  # no clipping
     if given.get("eta_lr") == 0:
         given["eta_lr"] = None  # eta is fixed
-    known = {field.name for field in dataclasses.fields(system.module.Config)}
-    return system.module.Config(**{n: v for n, v in given.items() if n in known})
+    fields = {field.name for field in dataclasses.fields(system.module.Config)}
+    return system.module.Config(**{n: v for n, v in given.items() if n in fields})
 
 
 @functools.cache
@@ -104,7 +104,7 @@ def state_of(system: System, parts: Any, arrays: Arrays, when: str) -> Any:
 
 def assert_same_metrics(system: System, arrays: Arrays, i: int, metrics: Any) -> None:
     stored = set(files.names(arrays, "metric/"))
-    for name in stored.difference(system.left_out):
+    for name in sorted(stored.difference(system.left_out)):
         found, expected = metrics[METRICS.get(name, name)], arrays[f"metric/{name}"][i]
         compare.assert_close(found, expected, system.tolerance, f"{name}, update {i}")
     if f"label/{i:04}" in arrays:

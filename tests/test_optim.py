@@ -1,12 +1,82 @@
-"""Optimisers and averages, by hand."""
+"""Optimisers, models and averages, by hand."""
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from jdql import optim
+from jdql.optim import Averaging, Model
+
+
+def moments(opt) -> optax.ScaleByAdamState:
+    """The state of Adam inside a chain of transformations."""
+    (found,) = (
+        state
+        for state in jax.tree.leaves(opt, is_leaf=lambda node: hasattr(node, "mu"))
+        if hasattr(state, "mu")
+    )
+    return found
+
+
+def linear(params, slope):
+    """A loss with a given gradient."""
+    products = jax.tree.map(lambda p, s: jnp.sum(p * s), params, slope)
+    return sum(jax.tree.leaves(products)), {}
+
+
+def after(optimizer, params, slope, count=1):
+    """The model after steps along a constant gradient."""
+    model = optim.start(params, optimizer)
+    for _ in range(count):
+        model, _ = optim.descend("x", optimizer, model, linear, slope)
+    return model
+
+
+# Models. ------------------------------------------------------------------------------
+
+
+def test_a_model_starts_with_an_average_only_where_it_is_asked_for():
+    optimizer, params = optim.adam(0.1), jnp.array([3.0])
+    assert optim.start(params, optimizer).average == ()
+    averaged = optim.start(params, optimizer, averaged=True)
+    assert averaged.average.tolist() == averaged.params.tolist() == [3.0]
+    assert moments(averaged.opt).count == 0
+
+
+def test_descend_steps_against_the_gradient_and_tells_what_it_saw():
+    optimizer = optim.adam(0.1)
+    model = optim.start(jnp.array([3.0, -4.0]), optimizer, averaged=True)
+
+    def loss(params, scale, shift):
+        return scale * jnp.sum(params**2) + shift, {"size": jnp.sum(jnp.abs(params))}
+
+    new, metrics = optim.descend("actor", optimizer, model, loss, 0.5, 1.0)
+    np.testing.assert_allclose(new.params, [2.9, -3.9], rtol=1e-5)
+    assert new.average.tolist() == [3.0, -4.0]
+    assert moments(new.opt).count == 1
+    seen = {name: value.item() for name, value in metrics.items()}
+    # The loss and its gradient (3, -4) are those before the step.
+    assert seen == {"actor_loss": 13.5, "actor_grad_norm": 5.0, "size": 7.0}
+
+
+def test_the_norm_that_is_told_is_the_one_before_clipping():
+    optimizer = optim.adam(0.1, grad_norm=1.0)
+    model = optim.start(jnp.zeros(2), optimizer)
+    slope = jnp.array([3.0, 4.0])
+    new, metrics = optim.descend("x", optimizer, model, linear, slope)
+    assert metrics["x_grad_norm"].item() == 5.0
+    np.testing.assert_allclose(moments(new.opt).mu, [0.06, 0.08], rtol=1e-5)
+
+
+# Averages. ----------------------------------------------------------------------------
+
+
+def model_of(params: float, average: float) -> Model:
+    return Model({"a": jnp.array(params)}, (), {"a": jnp.array(average)})
 
 
 def test_polyak_moves_by_its_rate():
@@ -14,67 +84,91 @@ def test_polyak_moves_by_its_rate():
     assert new["a"].item() == pytest.approx(1.5)
 
 
-def test_select_takes_new_or_old():
-    assert optim.select(jnp.asarray(True), jnp.array(1), jnp.array(2)).item() == 1
-    assert optim.select(jnp.asarray(False), jnp.array(1), jnp.array(2)).item() == 2
+def test_an_average_follows_its_own_parameters_or_others():
+    model, rule = model_of(3.0, 1.0), Averaging(0.25)
+    assert optim.follow(model, rule).average["a"].item() == pytest.approx(1.5)
+    other = optim.follow(model, rule, towards={"a": jnp.array(-3.0)})
+    assert other.average["a"].item() == pytest.approx(0.0)
+    assert other.params["a"].item() == 3.0
+
+
+@pytest.mark.parametrize(
+    ("start", "period", "moving"),
+    [
+        (0, 1, [0, 1, 2, 3, 4, 5, 6, 7]),
+        (3, 1, [3, 4, 5, 6, 7]),
+        (0, 3, [0, 3, 6]),
+        (3, 3, [3, 6]),
+        (4, 3, [6]),
+    ],
+)
+def test_an_average_moves_from_its_start_on_at_multiples_of_its_period(
+    start, period, moving
+):
+    rule, counts = Averaging(0.5, start, period), jnp.arange(8)
+
+    def moved(count):
+        return optim.follow(model_of(3.0, 1.0), rule, count=count).average["a"]
+
+    expected = np.where(np.isin(counts, moving), 2.0, 1.0)
+    np.testing.assert_array_equal(jax.vmap(moved)(counts), expected)
+
+
+def test_a_rate_may_be_traced():
+    rates = jnp.array([0.0, 0.5, 1.0])
+    moved = jax.vmap(lambda rate: optim.follow(model_of(3.0, 1.0), Averaging(rate)))
+    np.testing.assert_allclose(moved(rates).average["a"], [1.0, 2.0, 3.0])
+
+
+# Optimisers. --------------------------------------------------------------------------
 
 
 def test_the_first_adam_step_has_the_size_of_the_learning_rate():
-    optimizer = optim.adam(0.1)
-    params = jnp.array([1.0, -2.0])
-    new, _ = optim.gradient_step(
-        optimizer, params, optimizer.init(params), jnp.array([5.0, -0.001])
-    )
-    np.testing.assert_allclose(new, [0.9, -1.9], rtol=1e-4)
+    new = after(optim.adam(0.1), jnp.array([1.0, -2.0]), jnp.array([5.0, -0.001]))
+    np.testing.assert_allclose(new.params, [0.9, -1.9], rtol=1e-4)
 
 
 def test_one_joint_norm_is_clipped():
-    optimizer = optim.adam(1.0, grad_norm=1.0)
     params = {"a": jnp.zeros(1), "b": jnp.zeros(1)}
-    gradients = {"a": jnp.array([3.0]), "b": jnp.array([4.0])}
-    _, state = optim.gradient_step(optimizer, params, optimizer.init(params), gradients)
-    moments = state[1][0].mu  # (1 - 0.9) of the clipped gradient
-    assert moments["a"].item() == pytest.approx(0.06)
-    assert moments["b"].item() == pytest.approx(0.08)
+    slope = {"a": jnp.array([3.0]), "b": jnp.array([4.0])}
+    new = after(optim.adam(1.0, grad_norm=1.0), params, slope)
+    mean = moments(new.opt).mu  # (1 - 0.9) of the clipped gradient
+    assert mean["a"].item() == pytest.approx(0.06)
+    assert mean["b"].item() == pytest.approx(0.08)
 
 
-def adamw_steps(optimizer, params, gradients, count):
-    state = optimizer.init(params)
-    for _ in range(count):
-        params, state = optim.gradient_step(optimizer, params, state, gradients)
-    return params
+def test_each_member_of_an_ensemble_has_a_norm_of_its_own():
+    optimizer = optim.per_member(optim.adam(1.0, grad_norm=1.0))
+    slope = jnp.array([[3.0, 4.0], [0.3, 0.4]])  # of norms 5 and 0.5
+    new = after(optimizer, jnp.zeros((2, 2)), slope)
+    expected = [[0.06, 0.08], [0.03, 0.04]]
+    np.testing.assert_allclose(moments(new.opt).mu, expected, rtol=1e-5)
+    assert moments(new.opt).count.tolist() == [1, 1]
 
 
-def test_adamw_falls_by_half_a_cosine_to_nothing():
+@pytest.mark.parametrize("make", [optim.adam, optim.adamw])
+def test_a_rate_falls_by_half_a_cosine_to_nothing(make):
     """Steps of a constant gradient have the size of the rate: 0.1, 0.05, then 0."""
-    optimizer = optim.adamw(0.1, decay_steps=2)
-    at = [
-        adamw_steps(optimizer, jnp.ones(1), jnp.ones(1), count)[0].item()
-        for count in range(5)
-    ]
+    optimizer = make(0.1, decay_steps=2)
+    at = [after(optimizer, jnp.ones(1), jnp.ones(1), n).params.item() for n in range(5)]
     np.testing.assert_allclose(at, [1.0, 0.9, 0.85, 0.85, 0.85], atol=1e-5)
+
+
+def test_without_a_decay_the_rate_stays():
+    new = after(optim.adam(0.1), jnp.ones(1), jnp.ones(1), 4)
+    assert new.params.item() == pytest.approx(0.6, abs=1e-5)
 
 
 def test_adamw_decays_matrices_only():
     optimizer = optim.adamw(0.1, decay_steps=100, weight_decay=0.5)
     params = {"kernel": jnp.full((1, 1), 2.0), "bias": jnp.full((1,), 2.0)}
-    gradients = {"kernel": jnp.zeros((1, 1)), "bias": jnp.zeros(1)}
-    new = adamw_steps(optimizer, params, gradients, 1)
+    slope = {"kernel": jnp.zeros((1, 1)), "bias": jnp.zeros(1)}
+    new = after(optimizer, params, slope).params
     assert new["kernel"].item() == pytest.approx(2.0 * (1 - 0.1 * 0.5))
     assert new["bias"].item() == 2.0
 
 
-def test_adamw_refuses_a_decay_over_no_steps():
-    with pytest.raises(ValueError, match="decay_steps"):
-        optim.adamw(0.1, decay_steps=0)
-
-
-def test_descend_steps_against_the_gradient_and_tells_the_value():
-    optimizer = optim.adam(0.1)
-    params = jnp.array([3.0, -1.0])
-    new, state, value = optim.descend(
-        optimizer, params, optimizer.init(params), lambda x: jnp.sum(x**2)
-    )
-    np.testing.assert_allclose(new, [2.9, -0.9], rtol=1e-5)
-    assert value.item() == 10.0
-    assert state[1][0].count == 1
+@pytest.mark.parametrize("make", [optim.adam, optim.adamw])
+def test_a_decay_over_no_steps_is_refused(make):
+    with pytest.raises(ValueError, match="decay_steps must be at least 1, got 0"):
+        make(0.1, decay_steps=0)

@@ -53,7 +53,7 @@ class Config:
     lr: float = 3e-4  # actor
     critic_lr: float = 3e-4
     decay_steps: int = 2_000_000  # both rates fall to 0 as half a cosine
-    grad_norm: float = 1.0  # both networks
+    grad_norm: float | None = 1.0  # both networks; None: no clipping
     # targets
     critics: int = 10
     rho: float = 1.0  # standard deviations below the mean of the critics

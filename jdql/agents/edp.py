@@ -52,10 +52,10 @@ class Config:
 
     # policy improvement: loss = bc_weight L_d + guide_weight L_rule
     rule: str = "td3"  # or crr, iql
-    bc_weight: float = 1.0
+    bc_weight: float = 1.0  # the authors' td3 has no such factor
     guide_weight: float = 1.0
     eta: float = 2.0  # td3: weight of the Q term, "alpha" there
-    likelihood: str = "fixed_std"  # crr and iql; or elbo
+    likelihood: str = "fixed_std"  # crr and iql; or elbo, theirs for crr alone
     crr_temperature: float = 1.0
     crr_max_weight: float = 20.0
     crr_actions: int = 10  # of the policy, for the baseline

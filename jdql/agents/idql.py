@@ -46,7 +46,9 @@ class Config:
 
     lr: float = 3e-4  # actor, at first; falls as half a cosine
     decay_steps: int = 3_000_000  # until it is 0
-    weight_decay: float = 0.0  # of the actor; the authors' later script has 1e-4
+    # Deviation: of the actor's matrices, as in the paper's script; the authors' later
+    # one decays every parameter of the actor, by 1e-4.
+    weight_decay: float = 0.0
     dropout: float = 0.1  # of the actor, while it is trained
     actor_tau: float = 0.001  # averaged actor, which acts
     critic_lr: float = 3e-4  # critics and value

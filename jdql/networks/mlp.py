@@ -66,11 +66,13 @@ class NoiseNetwork(nn.Module):
       action_dim: A.
       hidden: widths of the hidden layers (the authors': 256, 256, 256).
       step_dim: dimension of the step features (the authors': 16).
+      features: of the diffusion step, `(k [*B], step_dim) -> [*B, step_dim]`.
     """
 
     action_dim: int
     hidden: Sequence[int] = (256, 256, 256)
     step_dim: int = 16
+    features: Callable[[Array, int], Array] = step_features
 
     @nn.compact
     def __call__(
@@ -80,7 +82,7 @@ class NoiseNetwork(nn.Module):
         observation: Float[Array, "*B O"],
     ) -> Float[Array, "*B A"]:
         """Predicted noise; `k` in [0, K-1], a scalar or of the leading shape of x_k."""
-        features = step_features(k, self.step_dim)
+        features = self.features(k, self.step_dim)
         features = MLP((2 * self.step_dim,), self.step_dim, name="step")(features)
         features = jnp.broadcast_to(features, (*x_k.shape[:-1], self.step_dim))
         x = jnp.concatenate([x_k, features, observation], axis=-1)

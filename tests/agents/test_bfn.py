@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import jax
@@ -10,112 +11,113 @@ import numpy as np
 import pytest
 
 from jdql.agents import bfn
-from jdql.data.dataset import from_arrays
 from jdql.networks.mlp import VelocityNetwork, gelu_critic
-from jdql.types import DataSpec
+from tests.agents import toys
+from tests.agents.programs import once
+from tests.agents.toys import SPEC
 
-SPEC = DataSpec(3, 2, (-1.0, -0.5), (1.0, 0.5))
-HIDDEN, GAMMA, FLOW_STEPS, N = (16, 16), 0.9, 3, 5
-
-
-@functools.cache
-def data():
-    rng = np.random.default_rng(0)
-    i = np.arange(40)
-    action = rng.uniform(-1, 1, (40, 2)) * np.array([1.0, 0.5])
-    arrays = from_arrays(
-        rng.normal(size=(40, 3)),
-        action,
-        rng.normal(size=40),
-        rng.normal(size=(40, 3)),
-        i % 10 == 9,
-        timeout=i % 10 == 4,
-    )
-    return jax.tree.map(jnp.asarray, arrays)
+GAMMA, FLOW_STEPS, N = 0.9, 3, 5
+SMALL = dataclasses.replace(
+    bfn.Config().tiny(),
+    discount=GAMMA,
+    batch_size=8,
+    flow_steps=FLOW_STEPS,
+    candidates=N,
+)
+CRITIC = gelu_critic(SMALL.hidden)
+SETTINGS = [{"chunk": 1, "q_agg": "mean"}, {"chunk": 3, "q_agg": "min"}]
 
 
 @functools.cache
 def agent_of(**settings):
-    config = bfn.Config(
-        discount=GAMMA,
-        batch_size=8,
-        flow_steps=FLOW_STEPS,
-        hidden=HIDDEN,
-        candidates=N,
-        **settings,
-    )
-    return bfn.make(config, SPEC)
+    return bfn.make(dataclasses.replace(SMALL, **settings), SPEC)
 
 
-def candidates(actor, observation, noise, size):
-    """The N chunks of one observation, by a loop over Euler's steps."""
-    seen = jnp.broadcast_to(observation, (N, 3))
-    x = noise
-    for i in range(FLOW_STEPS):
-        time = jnp.full(N, i / FLOW_STEPS)
-        x = x + VelocityNetwork(size, HIDDEN).apply(actor, x, time, seen) / FLOW_STEPS
-    bound = jnp.tile(jnp.array([1.0, 0.5]), size // 2)
-    return seen, jnp.clip(x, -bound, bound)
+@functools.cache
+def one_update(agent):
+    """A state whose target would choose otherwise, a batch, draws and the update."""
+
+    @once
+    def step(state, key):
+        batch, draws = agent.sample_batch(key, toys.dataset()), agent.draw(key)
+        return batch, draws, *agent.update_step(state, batch, draws)
+
+    state = toys.initial(agent)
+    return state, *step(state, jax.random.key(2))
 
 
-@pytest.mark.parametrize(("h", "name"), [(1, "mean"), (3, "min")])
-def test_losses_by_their_definition(h, name):
-    """The critic chooses, the target critic values, by the same aggregate."""
-    agent = agent_of(chunk=h, q_agg=name)
-    keys = jax.random.split(jax.random.key(0), 3)
-    state = jax.jit(agent.init)(keys[0])
-    # a target that would choose otherwise
-    state = state._replace(critic_target=jax.jit(agent.init)(keys[1]).critic)
-    batch, draws = agent.sample_batch(keys[2], data()), agent.draw(keys[2])
-    new, metrics = jax.jit(agent.update_step)(state, batch, draws)
-    critic, size = gelu_critic(HIDDEN), 2 * h
-    combine = {"mean": np.mean, "min": np.min}[name]
-    flat = jnp.stack([jnp.concatenate(list(chunk)) for chunk in batch.action])
+def candidates(actor, observation, noise):
+    """The N chunks of one observation."""
+    seen = jnp.broadcast_to(observation, (len(noise), 3))
+    network = VelocityNetwork(noise.shape[-1], SMALL.hidden)
+    velocity = functools.partial(network.apply, actor)
+    return seen, toys.along_the_flow(velocity, noise, seen, FLOW_STEPS)
 
-    @jax.jit
+
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_the_critic_chooses_and_the_target_critic_values(settings):
+    """Both by the same aggregate."""
+    state, batch, draws, _, metrics = one_update(agent_of(**settings))
+    combine = {"mean": np.mean, "min": np.min}[settings["q_agg"]]
+    row = toys.chunk_row(batch, GAMMA)
+
+    @once
+    @functools.partial(jax.vmap, out_axes=1)
     def values(observation, noise):
-        seen, actions = candidates(state.actor, observation, noise, size)
-        chosen = critic.apply(state.critic, seen, actions)
-        return chosen, critic.apply(state.critic_target, seen, actions)
+        seen, actions = candidates(state.actor.params, observation, noise)
+        networks = (state.critic.params, state.critic.average)
+        return jnp.stack([CRITIC.apply(params, seen, actions) for params in networks])
 
-    errors, differ = [], 0
-    q = np.asarray(critic.apply(state.critic, batch.observation, flat))
-    for b in range(8):
-        chosen, valued = values(batch.next_observation[b], draws.next_noise[b])
-        best = int(np.argmax(combine(np.asarray(chosen), axis=0)))
-        valued = combine(np.asarray(valued), axis=0)
-        differ += best != int(np.argmax(valued))
-        total = sum(GAMMA**i * float(batch.reward[b, i]) for i in range(h))
-        y = total + GAMMA**h * float(batch.discount[b]) * valued[best]
-        errors.append(float(batch.valid[b, -1]) * np.mean((q[:, b] - y) ** 2))
-    assert differ > 0
-    assert float(metrics["critic_loss"]) == pytest.approx(np.mean(errors), rel=1e-4)
+    both = np.asarray(values(batch.next_observation, draws.next_noise))
+    chosen, valued = combine(both, axis=2)  # [B, N] each
+    best = chosen.argmax(axis=1)
+    assert np.any(best != valued.argmax(axis=1))
+    y = row["return"] + row["factor"] * valued[np.arange(8), best]
+    q = np.asarray(CRITIC.apply(state.critic.params, row["seen"], row["action"]))
+    expected = np.mean(row["weight"] * (q - y) ** 2)
+    assert float(metrics["critic_loss"]) == pytest.approx(float(expected), rel=1e-4)
 
-    t = np.asarray(draws.time)[:, None]
-    x_t = (1 - t) * draws.noise + t * flat
-    velocity = VelocityNetwork(size, HIDDEN).apply(
-        state.actor, x_t, draws.time, batch.observation
-    )
-    error = (velocity - (flat - draws.noise)) * np.repeat(batch.valid, 2, axis=1)
+
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_the_actor_clones_by_flow_matching_what_is_valid(settings):
+    state, batch, draws, _, metrics = one_update(agent_of(**settings))
+    row, t = toys.chunk_row(batch, GAMMA), draws.time[:, None]
+    x_t = (1 - t) * draws.noise + t * row["action"]
+    network = VelocityNetwork(x_t.shape[1], SMALL.hidden)
+    velocity = network.apply(state.actor.params, x_t, draws.time, row["seen"])
+    error = (velocity - (row["action"] - draws.noise)) * row["mask"]
     bc_loss = float(jnp.mean(error**2))
     assert float(metrics["bc_loss"]) == pytest.approx(bc_loss, rel=1e-4)
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_the_target_follows_the_critic_of_before_the_update(settings):
+    state, *_, new, _ = one_update(agent_of(**settings))
+    expected = toys.between(state.critic.average, state.critic.params, SMALL.tau)
+    toys.assert_near(new.critic.average, expected)
     assert int(new.step) == 1
 
 
-def test_acting_takes_the_best_candidate_and_carries_its_chunk_out():
-    agent = agent_of(chunk=3, q_agg="min")
-    state = jax.jit(agent.init)(jax.random.key(0))
-    policy, act = agent.policy(state), jax.jit(agent.act)
-    observation, key = jnp.array([0.3, -1.0, 0.5]), jax.random.key(5)
-    seen, actions = candidates(
-        state.actor, observation, jax.random.normal(key, (N, 6)), 6
-    )
-    q = gelu_critic(HIDDEN).apply(state.critic, seen, actions).min(axis=0)
-    expected = np.asarray(actions[int(jnp.argmax(q))]).reshape(3, 2)
-    carry = agent.reset()
-    for t in range(3):  # what is seen later changes nothing
-        action, carry = act(policy, carry, observation + t, jax.random.key(5 + t))
-        np.testing.assert_allclose(action, expected[t], rtol=1e-4, atol=1e-5)
+def test_a_plan_is_the_chunk_of_the_best_candidate_in_order():
+    agent = agent_of(**SETTINGS[1])
+    learned, key = agent.learned(toys.initial(agent)), jax.random.key(5)
+    observation = jnp.array([0.3, -1.0, 0.5])
+
+    @once
+    def both():
+        noise = jax.random.normal(jax.random.split(key)[0], (N, 6))
+        seen, actions = candidates(learned.actor, observation, noise)
+        q = CRITIC.apply(learned.critic, seen, actions).min(axis=0)
+        return toys.act(agent, learned, observation, key), actions, q
+
+    plan, actions, q = both()
+    expected = np.asarray(actions)[np.argmax(q)].reshape(3, 2)
+    np.testing.assert_allclose(plan, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_critic_that_chooses_is_the_online_one():
+    state = toys.initial(agent_of(**SETTINGS[1]))
+    assert agent_of(**SETTINGS[1]).learned(state).critic is state.critic.params
 
 
 @pytest.mark.parametrize(

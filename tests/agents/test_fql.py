@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import jax
@@ -12,69 +13,60 @@ import pytest
 
 from jdql.agents import fql
 from jdql.data.dataset import from_arrays
-from jdql.data.sampling import transitions
 from jdql.networks.mlp import OneStepActor, VelocityNetwork, gelu_critic
 from jdql.rl.improvement import self_normalised_q_loss
 from jdql.types import DataSpec
+from tests.agents import toys
+from tests.agents.programs import once
+from tests.agents.toys import HIGH, LOW, SPEC
 
-SPEC = DataSpec(3, 2, (-1.0, -0.5), (1.0, 0.5))
-HIDDEN, ALPHA, GAMMA, LR, FLOW_STEPS = (16, 16), 0.7, 0.9, 1e-3, 3
-
-
-def data():
-    """Forty steps: true ends every ten, time-outs between them."""
-    rng = np.random.default_rng(0)
-    i = np.arange(40)
-    action = rng.uniform(-1, 1, (40, 2)) * np.array([1.0, 0.5])
-    arrays = from_arrays(
-        rng.normal(size=(40, 3)),
-        action,
-        rng.normal(size=40),
-        rng.normal(size=(40, 3)),
-        i % 10 == 9,
-        timeout=i % 10 == 4,
-    )
-    return jax.tree.map(jnp.asarray, arrays)
+ALPHA, GAMMA, LR, FLOW_STEPS = 0.7, 0.9, 1e-3, 3
+SMALL = dataclasses.replace(
+    fql.Config().tiny(),
+    alpha=ALPHA,
+    discount=GAMMA,
+    lr=LR,
+    critic_lr=LR,
+    batch_size=8,
+    flow_steps=FLOW_STEPS,
+)
 
 
 @functools.cache
 def agent_of(**settings):
-    config = fql.Config(
-        alpha=ALPHA,
-        discount=GAMMA,
-        lr=LR,
-        critic_lr=LR,
-        batch_size=8,
-        flow_steps=FLOW_STEPS,
-        hidden=HIDDEN,
-        **settings,
-    )
-    return fql.make(config, SPEC)
+    return fql.make(dataclasses.replace(SMALL, **settings), SPEC)
 
 
-def one_update(agent, seed=0):
+@functools.cache
+def one_update(agent):
     """A state some updates old, a batch, draws, and what an update makes of them."""
-    keys = jax.random.split(jax.random.key(seed), 4)
-    step = jax.jit(agent.update_step)
-    state = jax.jit(agent.init)(keys[0])
-    for key in keys[1:3]:
-        state, _ = step(state, agent.sample_batch(key, data()), agent.draw(key))
-    batch, draws = agent.sample_batch(keys[3], data()), agent.draw(keys[3])
-    return state, batch, draws, *step(state, batch, draws)
+
+    @once
+    def step(state, key):
+        batch, draws = agent.sample_batch(key, toys.dataset()), agent.draw(key)
+        return batch, draws, *agent.update_step(state, batch, draws)
+
+    keys = jax.random.split(jax.random.key(0), 3)
+    state = toys.initial(agent)
+    for key in keys[:2]:
+        *_, state, _ = step(state, key)
+    return state, *step(state, keys[2])
 
 
-def joint_loss(params, target_params, old, row, draws, size, normalise):
+def joint_loss(params, target_params, old, row, draws, normalise):
     """The authors' total loss; `old` are the parameters that are not differentiated.
 
-    `row` holds flattened actions, the return, the factor of the bootstrap, the mask of
-    the actions and the weight in the critic's loss.
+    `row` is a `toys.chunk_row`.
     """
-    flow, student = VelocityNetwork(size, HIDDEN), OneStepActor(size, HIDDEN)
-    critic = gelu_critic(HIDDEN)
-    bound = jnp.tile(jnp.array([1.0, 0.5]), size // 2)
+    size = row["action"].shape[1]
+    flow, student = (
+        VelocityNetwork(size, SMALL.hidden),
+        OneStepActor(size, SMALL.hidden),
+    )
+    critic = gelu_critic(SMALL.hidden)
 
     def clip(x):
-        return jnp.clip(x, -bound, bound)
+        return jnp.clip(x, jnp.tile(LOW, size // 2), jnp.tile(HIGH, size // 2))
 
     action = clip(student.apply(old["student"], draws.next_noise, row["next"]))
     value = critic.apply(target_params, row["next"], action).mean(axis=0)
@@ -86,12 +78,14 @@ def joint_loss(params, target_params, old, row, draws, size, normalise):
     velocity = flow.apply(params["flow"], x_t, draws.time, row["seen"])
     error = velocity - (row["action"] - draws.noise)
     bc_loss = jnp.mean(row["mask"] * error**2)
-    x = draws.student_noise
-    for i in range(FLOW_STEPS):
-        time = jnp.full(len(x), i / FLOW_STEPS)
-        x = x + flow.apply(old["flow"], x, time, row["seen"]) / FLOW_STEPS
+    taught = toys.along_the_flow(
+        functools.partial(flow.apply, old["flow"]),
+        draws.student_noise,
+        row["seen"],
+        FLOW_STEPS,
+    )
     action = student.apply(params["student"], draws.student_noise, row["seen"])
-    distill_loss = jnp.mean((action - clip(x)) ** 2)
+    distill_loss = jnp.mean((action - taught) ** 2)
     q = critic.apply(old["critic"], row["seen"], clip(action)).mean(axis=0)
     scale = jax.lax.stop_gradient(jnp.abs(q).mean()) if normalise else 1.0
     q_loss = -q.mean() / scale
@@ -104,101 +98,60 @@ def joint_loss(params, target_params, old, row, draws, size, normalise):
     }
 
 
-def check_against_the_joint_loss(agent, row_of, size, normalise=False):
-    state, batch, draws, new, metrics = one_update(agent)
-    params = {"critic": state.critic, **state.actor._asdict()}
+def joint_optimizer_state(state):
+    """Adam's moments of all networks as those of one tree."""
+    actor, critic = state.actor.opt[1][0], state.critic.opt[1][0]
+    mu = {"critic": critic.mu, **actor.mu._asdict()}
+    nu = {"critic": critic.nu, **actor.nu._asdict()}
+    return optax.ScaleByAdamState(critic.count, mu, nu), *optax.adam(LR).init(mu)[1:]
 
-    @jax.jit
-    def gradients(params):
-        return jax.grad(joint_loss, has_aux=True)(
-            params, state.critic_target, params, row_of(batch), draws, size, normalise
+
+@pytest.mark.parametrize("settings", [{}, {"chunk": 3, "normalize_q_loss": True}])
+def test_an_update_is_one_joint_adam_step_of_the_authors_loss(settings):
+    """With h = 1 the plain algorithm; of chunks only what is valid counts."""
+    state, batch, draws, new, metrics = one_update(agent_of(**settings))
+    params = {"critic": state.critic.params, **state.actor.params._asdict()}
+    row = toys.chunk_row(batch, GAMMA)
+    normalise = "normalize_q_loss" in settings
+
+    @once
+    def expected():
+        slopes, losses = jax.grad(joint_loss, has_aux=True)(
+            params, state.critic.average, params, row, draws, normalise
         )
+        steps, _ = optax.adam(LR).update(slopes, joint_optimizer_state(state))
+        return optax.apply_updates(params, steps), losses
 
-    slopes, losses = gradients(params)
+    parameters, losses = expected()
     for name, value in losses.items():
         assert float(metrics[name]) == pytest.approx(float(value), rel=1e-4), name
-    moments = [find_adam(state.critic_opt), find_adam(state.actor_opt)]
-    mu = {"critic": moments[0].mu, **moments[1].mu._asdict()}
-    nu = {"critic": moments[0].nu, **moments[1].nu._asdict()}
-    adam = optax.ScaleByAdamState(moments[0].count, mu, nu)
-    optimizer = optax.adam(LR)
-    opt_state = (adam, *optimizer.init(params)[1:])
-    steps, _ = jax.jit(optimizer.update)(slopes, opt_state)
-    expected = optax.apply_updates(params, steps)
-    got = {"critic": new.critic, **new.actor._asdict()}
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-5),
-        got,
-        expected,
-    )
-    moved = jax.tree.map(
-        lambda t, p: 0.995 * t + 0.005 * p, state.critic_target, new.critic
-    )
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7),
-        new.critic_target,
-        moved,
-    )
+    got = {"critic": new.critic.params, **new.actor.params._asdict()}
+    toys.assert_near(got, parameters, rtol=1e-3, atol=2e-5)
 
 
-def find_adam(state):
-    found = []
-    jax.tree.map(
-        lambda leaf: found.append(leaf) if hasattr(leaf, "mu") else None,
-        state,
-        is_leaf=lambda leaf: hasattr(leaf, "mu"),
-    )
-    (adam,) = found
-    return adam
+@pytest.mark.parametrize("settings", [{}, {"chunk": 3, "normalize_q_loss": True}])
+def test_the_target_follows_the_critic_of_before_the_update(settings):
+    state, *_, new, _ = one_update(agent_of(**settings))
+    expected = toys.between(state.critic.average, state.critic.params, SMALL.tau)
+    toys.assert_near(new.critic.average, expected)
+    late = toys.between(state.critic.average, new.critic.params, SMALL.tau)
+    kernels = [
+        t["params"]["q"]["Dense_0"]["kernel"] for t in (new.critic.average, late)
+    ]
+    assert np.abs(kernels[0] - kernels[1]).max() > 1e-6
 
 
-def test_an_update_is_one_joint_adam_step_of_the_authors_loss():
-    """Single actions: the plain algorithm on plain transitions."""
-    agent = agent_of()
-    key = jax.random.split(jax.random.key(0), 4)[3]
-    batch = transitions(key, data(), 8)
-
-    def row_of(_):
-        return {
-            "seen": batch.observation,
-            "action": batch.action,
-            "return": batch.reward,
-            "factor": GAMMA * batch.discount,
-            "next": batch.next_observation,
-            "mask": 1.0,
-            "weight": 1.0,
-        }
-
-    check_against_the_joint_loss(agent, row_of, 2)
-
-
-def chunk_row(batch):
-    """Chunks of three, QC's way: what is not valid counts in no loss."""
-    weights = GAMMA ** np.arange(3)
-    return {
-        "seen": batch.observation,
-        "action": jnp.stack([jnp.concatenate(list(chunk)) for chunk in batch.action]),
-        "return": batch.reward @ weights,
-        "factor": GAMMA**3 * batch.discount,
-        "next": batch.next_observation,
-        "mask": batch.valid[:, [0, 0, 1, 1, 2, 2]],
-        "weight": batch.valid[:, 2],
-    }
-
-
-def test_chunks_that_cross_an_end_count_only_where_they_are_valid():
-    agent = agent_of(chunk=3, normalize_q_loss=True)
-    check_against_the_joint_loss(agent, chunk_row, 6, normalise=True)
-    _, batch, _, _, metrics = one_update(agent)
+def test_chunks_that_cross_an_end_are_part_of_the_batch():
+    _, batch, *_, metrics = one_update(agent_of(chunk=3, normalize_q_loss=True))
     share = float(batch.valid[:, 2].mean())
-    assert 0.2 < share < 0.9  # the batch has chunks of both kinds
+    assert 0.2 < share < 0.9
     assert float(metrics["chunks_used"]) == pytest.approx(share)
 
 
 def test_a_normalised_q_term_does_not_depend_on_the_scale_of_q():
     q = jnp.array([1.0, -3.0, 5.0])
     assert float(self_normalised_q_loss(q)) == pytest.approx(-1 / 3)
-    slope = jax.grad(self_normalised_q_loss)
+    slope = jax.jit(jax.grad(self_normalised_q_loss))
     np.testing.assert_allclose(slope(q), np.full(3, -1 / 9), rtol=1e-6)
     np.testing.assert_allclose(10 * slope(10 * q), slope(q), rtol=1e-6)
     assert float(fql.q_loss(q)) == -1.0
@@ -206,29 +159,29 @@ def test_a_normalised_q_term_does_not_depend_on_the_scale_of_q():
 
 def test_with_a_large_alpha_the_student_is_its_teacher():
     """Though larger actions pay, it keeps to the law of the data, N(0.2, 0.3^2)."""
-    config = fql.Config(
-        alpha=1e4, lr=2e-3, batch_size=128, flow_steps=5, hidden=(32, 32)
+    tiny = fql.Config().tiny()
+    agent = fql.make(
+        dataclasses.replace(tiny, alpha=1e4, batch_size=128),
+        DataSpec(1, 1, (-2.0,), (2.0,)),
     )
-    agent = fql.make(config, DataSpec(1, 1, (-2.0,), (2.0,)))
     action = 0.2 + 0.3 * np.random.default_rng(0).normal(size=2000)
     zeros = np.zeros((2000, 1))
     made = from_arrays(zeros, action[:, None], action, zeros, np.ones(2000, bool))
     bandit = jax.tree.map(jnp.asarray, made)
 
     def update(state, key):
-        batch = agent.sample_batch(key, bandit)
-        return agent.update_step(state, batch, agent.draw(key))
-
-    def act(state, key):
-        return agent.act(agent.policy(state), (), jnp.zeros(1), key)[0]
+        batch_key, draw_key = jax.random.split(key)
+        batch = agent.sample_batch(batch_key, bandit)
+        return agent.update_step(state, batch, agent.draw(draw_key))
 
     @jax.jit
     def trained(key):
         init_key, train_key, act_key = jax.random.split(key, 3)
         keys = jax.random.split(train_key, 1000)
         state, metrics = jax.lax.scan(update, agent.init(init_key), keys)
-        keys = jax.random.split(act_key, 4096)
-        return metrics["distill_loss"], jax.vmap(act, (None, 0))(state, keys)
+        learned, keys = agent.learned(state), jax.random.split(act_key, 4096)
+        play = jax.vmap(lambda key: toys.act(agent, learned, jnp.zeros(1), key))
+        return metrics["distill_loss"], play(keys)
 
     loss, actions = trained(jax.random.key(0))
     assert float(loss[0]) > 0.1
@@ -237,22 +190,21 @@ def test_with_a_large_alpha_the_student_is_its_teacher():
     assert 0.15 < float(actions.std()) < 0.32
 
 
-def test_a_chunk_comes_from_one_noise_and_is_carried_out_in_order():
-    agent = agent_of(chunk=3)
-    policy = jax.jit(agent.init)(jax.random.key(0)).actor.student
-    act = jax.jit(agent.act)
-    observations = jax.random.normal(jax.random.key(1), (4, 3))
-    carry, actions = agent.reset(), []
-    for t in range(4):
-        action, carry = act(policy, carry, observations[t], jax.random.key(t))
-        actions.append(action)
-    for first in (0, 3):
-        noise = jax.random.normal(jax.random.key(first), (1, 6))
-        chunk = OneStepActor(6, HIDDEN).apply(policy, noise, observations[first][None])
-        bound = np.tile([1.0, 0.5], 3)
-        expected = np.clip(chunk[0], -bound, bound).reshape(3, 2)
-        got = np.array(actions[first : first + 3])
-        np.testing.assert_allclose(got, expected[: len(got)], rtol=1e-5, atol=1e-6)
+def test_a_plan_is_a_chunk_of_the_student_in_order():
+    agent = agent_of(chunk=3, normalize_q_loss=True)
+    learned, key = agent.learned(toys.initial(agent)), jax.random.key(5)
+    observation = jnp.array([0.3, -1.0, 0.5])
+
+    @once
+    def both():
+        noise = jax.random.normal(key, (1, 6))
+        network = OneStepActor(6, SMALL.hidden)
+        chunk = network.apply(learned, noise, observation[None])[0]
+        return toys.act(agent, learned, observation, key), chunk
+
+    plan, chunk = both()
+    expected = np.clip(np.reshape(chunk, (3, 2)), LOW, HIGH)
+    np.testing.assert_allclose(plan, expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(

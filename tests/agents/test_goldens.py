@@ -1,9 +1,9 @@
-"""The authors' own numbers: same parameters, batches and noise in, same numbers out."""
+"""The numbers of Diffusion-QL's authors: same parameters, batches and noise in."""
 
 from __future__ import annotations
 
+import functools
 import itertools
-import os
 import re
 from pathlib import Path
 
@@ -12,98 +12,69 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jdql.agents import diffusion_bc, diffusion_ql
+from jdql.agents import actors, diffusion_bc, diffusion_ql
 from jdql.diffusion import reverse
 from jdql.diffusion.schedules import BETAS
-from jdql.rl.resampling import choice_probabilities
-from jdql.rl.targets import clipped_double_q
+from jdql.networks.mlp import NoiseNetwork
+from jdql.rl.selection import choice_probabilities
 from jdql.types import DataSpec, Transition
+from tests.agents.programs import once
+from tests.agents.recorded import compare, files, tables
+from tests.agents.recorded.files import Arrays, Reader, data_spec, names, setting
+
+FILES = files.files("goldens", "JDQL_GOLDENS")
+KINDS = {file: files.kind(file) for file in FILES}
+CASES = [file for file in FILES if KINDS[file] in ("ql", "bc")]
+TABLES = [file for file in FILES if not KINDS[file]]
+OTHERS = set(FILES).difference(CASES, TABLES)
+SKIPPED = {file: f"of another system: {KINDS[file]}" for file in sorted(OTHERS)}
 
 
-def golden_files() -> list[Path]:
-    shared = Path(
-        os.environ.get("JDQL_SHARED", Path(__file__).parents[2].parent / "shared")
-    )
-    folders = [
-        shared / "goldens",
-        *map(Path, filter(None, [os.getenv("JDQL_GOLDENS")])),
-    ]
-    return [file for folder in folders for file in sorted(folder.glob("*.npz"))]
+# Parameters, in PyTorch's names and layout. -------------------------------------------
 
 
-def is_case(file: Path) -> bool:
-    with np.load(file) as arrays:
-        return "config/algo" in arrays.files
-
-
-FILES = golden_files()
-CASES = [file for file in FILES if is_case(file)]
-TABLES = [file for file in FILES if not is_case(file)]
-
-
-def parameters(arrays, only_if_absent: str = "goldens are not here"):
-    return [pytest.param(a, id=a.stem) for a in arrays] or [
-        pytest.param(None, marks=pytest.mark.skip(reason=only_if_absent))
-    ]
-
-
-def dense(arrays, name: str):
+def dense(arrays: Arrays, name: str):
     return {
         "kernel": jnp.asarray(arrays[f"{name}.weight"].T),
         "bias": jnp.asarray(arrays[f"{name}.bias"]),
     }
 
 
-def layers(arrays, prefix: str) -> list[str]:
+def layers(arrays: Arrays, prefix: str) -> list[str]:
     """Names of the layers below `prefix`, in the order of their numbers."""
     pattern = re.compile(re.escape(prefix) + r"\.(\d+)\.weight$")
-    found = {int(m[1]) for key in arrays.files if (m := pattern.match(key))}
+    found = {int(m[1]) for key in arrays if (m := pattern.match(key))}
     return [f"{prefix}.{index}" for index in sorted(found)]
 
 
-def mlp(arrays, names: list[str]):
-    return {f"Dense_{i}": dense(arrays, name) for i, name in enumerate(names)}
+def mlp(arrays: Arrays, layers: list[str]):
+    return {f"Dense_{i}": dense(arrays, name) for i, name in enumerate(layers)}
 
 
-def actor_params(arrays, prefix: str):
+def actor_params(arrays: Arrays, prefix: str):
     body = [*layers(arrays, f"{prefix}/model.mid_layer"), f"{prefix}/model.final_layer"]
-    return {
-        "params": {
-            "step": mlp(arrays, layers(arrays, f"{prefix}/model.time_mlp")),
-            "body": mlp(arrays, body),
-        }
-    }
+    step = layers(arrays, f"{prefix}/model.time_mlp")
+    return {"params": {"step": mlp(arrays, step), "body": mlp(arrays, body)}}
 
 
-def critic_params(arrays, prefix: str):
+def critic_params(arrays: Arrays, prefix: str):
     heads = [mlp(arrays, layers(arrays, f"{prefix}/q{i}_model")) for i in (1, 2)]
     return {"params": {"q": jax.tree.map(lambda *heads: jnp.stack(heads), *heads)}}
 
 
-class Reader:
-    """Hands out a case's draws in the order in which they were made."""
-
-    def __init__(self, arrays, prefix: str = "draw/"):
-        keys = sorted(key for key in arrays.files if key.startswith(prefix))
-        self.draws = iter([(key.rsplit("/", 1)[1], arrays[key]) for key in keys])
-
-    def next(self, kind: str):
-        found, value = next(self.draws)
-        assert found == kind
-        return jnp.asarray(value)
-
-    def chain(self, steps: int) -> reverse.ChainDraws:
-        start = self.next("normal")
-        return reverse.ChainDraws(
-            start, jnp.stack([self.next("normal") for _ in range(steps)])
-        )
+def models(arrays: Arrays, when: str) -> dict:
+    """Field of the TrainState -> (parameters, average)."""
+    if setting(arrays, "algo") == "bc":
+        return {"actor": (actor_params(arrays, f"{when}/actor"), ())}
+    actor = [actor_params(arrays, f"{when}/{n}") for n in ("actor", "actor_ema")]
+    critic = [critic_params(arrays, f"{when}/{n}") for n in ("critic", "critic_target")]
+    return {"actor": tuple(actor), "critic": tuple(critic)}
 
 
-def setting(arrays, name: str):
-    return arrays[f"config/{name}"].item()
+# Settings and draws. ------------------------------------------------------------------
 
 
-def common(arrays) -> dict:
+def common(arrays: Arrays) -> dict:
     hidden = len(layers(arrays, "init/actor/model.mid_layer"))
     width = arrays["init/actor/model.final_layer.weight"].shape[1]
     return dict(
@@ -116,7 +87,9 @@ def common(arrays) -> dict:
     )
 
 
-def ql_config(arrays) -> diffusion_ql.Config:
+def config_of(arrays: Arrays) -> diffusion_ql.Config | diffusion_bc.Config:
+    if setting(arrays, "algo") == "bc":
+        return diffusion_bc.Config(**common(arrays))
     grad_norm = setting(arrays, "grad_norm")
     return diffusion_ql.Config(
         **common(arrays),
@@ -130,12 +103,22 @@ def ql_config(arrays) -> diffusion_ql.Config:
     )
 
 
-def data_spec(arrays) -> DataSpec:
-    A = setting(arrays, "act_dim")
-    return DataSpec(setting(arrays, "obs_dim"), A, (-1.0,) * A, (1.0,) * A)
+def parts_of(config, spec: DataSpec):
+    """The agent's parts, with tables that are rounded as theirs where it matters."""
+    is_ql = isinstance(config, diffusion_ql.Config)
+    parts = (diffusion_ql if is_ql else diffusion_bc).build(config, spec)
+    if not tables.loses_digits(parts.schedule.beta):
+        return parts
+    rounded = tables.in_single_precision(parts.schedule.beta)
+    to_bounds = parts.actor.to_bounds
+    network = NoiseNetwork(spec.action_dim, config.hidden, config.step_dim)
+    sampler = tables.rounded_sampler(rounded, to_bounds, of_result=to_bounds)
+    actor = actors.diffusion(network, spec, sampler)
+    replaced = {"actor": actor, "chain": actor} if is_ql else {"actor": actor}
+    return parts._replace(schedule=rounded.process, **replaced)
 
 
-def batch_at(arrays, i: int) -> Transition:
+def batch_at(arrays: Arrays, i: int) -> Transition:
     column = {name: arrays[f"batch/{name}"][i] for name in ("rewards", "not_done")}
     return Transition(
         observation=jnp.asarray(arrays["batch/observations"][i]),
@@ -146,114 +129,140 @@ def batch_at(arrays, i: int) -> Transition:
     )
 
 
-def ql_draws(reader: Reader, steps: int) -> diffusion_ql.Draws:
+def draws_of(reader: Reader, config):
+    if isinstance(config, diffusion_bc.Config):
+        return diffusion_bc.Draws(reader.steps(), reader.next("normal"))
     return diffusion_ql.Draws(
-        target=reader.chain(steps),
-        k=reader.next("timestep").astype(jnp.int32),
+        target=reader.chain(config.diffusion_steps),
+        k=reader.steps(),
         noise=reader.next("normal"),
-        improvement=reader.chain(steps),
+        improvement=reader.chain(config.diffusion_steps),
         coin=reader.next("coin"),
     )
 
 
-def bc_draws(reader: Reader, steps: int) -> diffusion_bc.Draws:
-    del steps
-    return diffusion_bc.Draws(
-        reader.next("timestep").astype(jnp.int32), reader.next("normal")
-    )
+# The comparison. ----------------------------------------------------------------------
 
 
-def run_case(arrays):
-    """Trains as the case says; returns the agent's parts, states and metrics."""
-    is_ql = setting(arrays, "algo") == "ql"
-    module = diffusion_ql if is_ql else diffusion_bc
-    config = ql_config(arrays) if is_ql else diffusion_bc.Config(**common(arrays))
-    agent = module.make(config, data_spec(arrays))
-    state = agent.init(jax.random.key(0))._replace(
-        actor=actor_params(arrays, "init/actor"),
+def run_case(arrays: Arrays):
+    """Trains as the case says; returns the settings, the last state and metrics."""
+    config, spec = config_of(arrays), data_spec(arrays)
+    module = diffusion_bc if setting(arrays, "algo") == "bc" else diffusion_ql
+    parts, key = parts_of(config, spec), jax.random.key(0)
+    inputs = (parts, key) if module is diffusion_bc else (parts, spec, key)
+    shapes = jax.eval_shape(lambda: module.init(*inputs))
+    state = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    state = state._replace(
         step=jnp.asarray(setting(arrays, "first_step"), jnp.int32),
+        **{
+            field: getattr(state, field)._replace(params=params, average=average)
+            for field, (params, average) in models(arrays, "init").items()
+        },
     )
-    if is_ql:
-        state = state._replace(
-            actor_ema=actor_params(arrays, "init/actor_ema"),
-            critic=critic_params(arrays, "init/critic"),
-            critic_target=critic_params(arrays, "init/critic_target"),
-        )
+    update = once(functools.partial(module.update_step, parts))
     reader, rows = Reader(arrays), []
-    read = ql_draws if is_ql else bc_draws
-    update = jax.jit(agent.update_step)
     for i in range(setting(arrays, "steps")):
-        draws = read(reader, config.diffusion_steps)
-        state, metrics = update(state, batch_at(arrays, i), draws)
+        state, metrics = update(state, batch_at(arrays, i), draws_of(reader, config))
         rows.append(metrics)
-    assert next(reader.draws, None) is None, "draws are left over"
+    reader.finish()
     return config, state, rows
 
 
-def compare_parameters(actual, expected, lr: float, steps: int, name: str):
-    pairs = zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True)
-    error = np.concatenate([np.abs(np.asarray(a) - e).ravel() for a, e in pairs])
-    assert np.mean(error > 2e-6) <= 1e-3, f"{name}: {np.mean(error > 2e-6):.2%} differ"
-    assert error.max() <= 2 * lr * steps, f"{name}: {error.max()}"
+RENAMED = {
+    "ql_loss": "q_loss",
+    "grad_norm_critic": "critic_grad_norm",
+    "grad_norm_actor": "actor_grad_norm",
+}
 
 
-@pytest.mark.parametrize("file", parameters(CASES))
-def test_training_agrees_with_the_authors(file):
-    arrays = np.load(file)
+@pytest.mark.parametrize("file", files.parameters(CASES, SKIPPED))
+def test_training_agrees_with_the_authors(file: Path):
+    arrays = files.load(file)
     config, state, rows = run_case(arrays)
-    renamed = {
-        "ql_loss": "q_loss",
-        "grad_norm_critic": "critic_grad_norm",
-        "grad_norm_actor": "actor_grad_norm",
-    }
-    stored = [key.split("/")[1] for key in arrays.files if key.startswith("metric/")]
+    # Where there is no critic, the authors' code logs zeros for all but this.
+    is_bc = setting(arrays, "algo") == "bc"
+    stored = ["bc_loss"] if is_bc else names(arrays, "metric/")
     for name, i in itertools.product(stored, range(len(rows))):
-        metric = renamed.get(name, name)
-        if setting(arrays, "algo") == "bc" and metric != "bc_loss":
-            continue  # there is no critic: the authors' code logs zeros
-        np.testing.assert_allclose(
-            rows[i][metric], arrays[f"metric/{name}"][i], rtol=2e-5, atol=2e-5
-        )
-    lrs = {"actor": config.lr, "actor_ema": config.lr}
-    for part in ("actor", "actor_ema", "critic", "critic_target"):
-        if not any(key.startswith(f"final/{part}/") for key in arrays.files):
-            continue
-        load = actor_params if part.startswith("actor") else critic_params
-        expected = load(arrays, f"final/{part}")
-        lr = lrs.get(part) or config.critic_lr
-        compare_parameters(getattr(state, part), expected, lr, len(rows), part)
+        metric, expected = rows[i][RENAMED.get(name, name)], arrays[f"metric/{name}"][i]
+        compare.assert_close(metric, expected, 2e-5, f"{name}, update {i}")
+    for field, (params, average) in models(arrays, "final").items():
+        model = getattr(state, field)
+        rate = config.critic_lr if field == "critic" else config.lr
+        pairs = {field: (model.params, params, rate)}
+        compare.assert_same_parameters(pairs, len(rows))
+        if average != ():
+            pairs = {f"average of {field}": (model.average, average, rate)}
+            compare.assert_same_parameters(pairs, len(rows))
 
 
-@pytest.mark.parametrize(
-    "file", parameters([f for f in CASES if "act/actions" in np.load(f).files])
-)
-def test_acting_agrees_with_the_authors(file):
-    arrays = np.load(file)
-    config = ql_config(arrays)
-    parts = diffusion_ql.build(config, data_spec(arrays))
+@pytest.mark.parametrize("file", files.parameters(f for f in CASES if KINDS[f] == "ql"))
+def test_acting_agrees_with_the_authors(file: Path):
+    arrays = files.load(file)
+    config, final = config_of(arrays), models(arrays, "final")
+    parts = parts_of(config, data_spec(arrays))
+    networks = final["actor"][0], final["critic"][1]  # online actor, target critic
+
+    @once
+    def act(actor, critic, observation, draws):
+        actions = parts.actor.sample(actor, observation, draws)
+        q = jnp.min(parts.critic.apply(critic, observation, actions), axis=0)
+        chances = choice_probabilities(q)
+        return {"actions": actions, "q_min": q, "probabilities": chances}
+
     draws = Reader(arrays, "act/draw/").chain(config.diffusion_steps)
-    count = len(arrays["act/actions"])
-    observation = jnp.repeat(jnp.asarray(arrays["act/observation"]), count, axis=0)
-    actions = parts.sample_action(
-        actor_params(arrays, "final/actor"), observation, draws
-    )
-    q = clipped_double_q(
-        parts.critic.apply(
-            critic_params(arrays, "final/critic_target"), observation, actions
-        )
-    )
-    np.testing.assert_allclose(actions, arrays["act/actions"], rtol=2e-5, atol=2e-5)
-    np.testing.assert_allclose(q, arrays["act/q_min"], rtol=2e-5, atol=2e-5)
-    np.testing.assert_allclose(
-        choice_probabilities(q), arrays["act/probabilities"], rtol=2e-5, atol=2e-5
-    )
+    observation = jnp.asarray(arrays["act/observation"])
+    repeated = jnp.repeat(observation, len(draws.start), axis=0)
+    for name, value in act(*networks, repeated, draws).items():
+        compare.assert_close(value, arrays[f"act/{name}"], 2e-5, name)
 
 
-@pytest.mark.parametrize("file", parameters(TABLES))
-def test_schedules_agree_with_the_authors(file):
-    arrays = np.load(file)
-    for key in arrays.files:
+@pytest.mark.parametrize("file", files.parameters(TABLES))
+def test_schedules_agree_with_the_authors(file: Path):
+    for key, betas in files.load(file).items():
         name, steps = key.split("/")
-        np.testing.assert_allclose(
-            BETAS[name](int(steps)), arrays[key], rtol=0, atol=1e-12
+        np.testing.assert_allclose(BETAS[name](int(steps)), betas, rtol=0, atol=1e-12)
+
+
+# The linear schedule, of which float32 loses digits. ----------------------------------
+
+
+def authors_chain(betas: np.ndarray, predict, draws: reverse.ChainDraws) -> np.ndarray:
+    """Their `p_sample_loop` in numpy, every table and every step in float32."""
+    one, beta = np.float32(1), betas.astype(np.float32)
+    abar = np.cumprod(one - beta)
+    before = np.concatenate([[one], abar[:-1]])
+    deviation = np.sqrt(beta * (one - before) / (one - abar))
+    x = np.asarray(draws.start)
+    for k, noise in zip(reversed(range(len(beta))), draws.noises, strict=True):
+        x0 = np.sqrt(one / abar[k]) * x - np.sqrt(one / abar[k] - one) * predict(x, k)
+        mean = beta[k] * np.sqrt(before[k]) / (one - abar[k]) * np.clip(x0, -1, 1)
+        mean += (one - before[k]) * np.sqrt(one - beta[k]) / (one - abar[k]) * x
+        x = mean + deviation[k] * np.asarray(noise)
+    return np.clip(x, -1, 1)
+
+
+def test_the_linear_chain_is_theirs_with_rounded_tables():
+    spec = DataSpec(3, 2, (-1.0, -1.0), (1.0, 1.0))
+    config = diffusion_ql.Config(hidden=(16,), schedule="linear", diffusion_steps=20)
+    own, rounded = diffusion_ql.build(config, spec), parts_of(config, spec)
+    # Large weights, so that many estimates are clipped.
+    params = jax.tree.map(
+        lambda leaf: 3 * leaf, once(own.actor.init)(jax.random.key(0))
+    )
+    predict = once(own.actor.predict(params, jnp.ones((200, 3))))
+
+    @once
+    def drawn(key):
+        draws = own.actor.draw(key, (200,))
+        samples = (
+            p.actor.sample(params, jnp.ones((200, 3)), draws) for p in (own, rounded)
         )
+        return draws, *samples
+
+    draws, by_own, by_rounded = drawn(jax.random.key(1))
+    theirs = authors_chain(
+        own.schedule.beta, lambda *inputs: np.asarray(predict(*inputs)), draws
+    )
+    assert np.abs(by_rounded - theirs).max() < 1e-5
+    # The difference that `schedules.linear_betas` names.
+    assert 1e-4 < np.abs(by_own - theirs).max() < 2e-4

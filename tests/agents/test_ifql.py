@@ -13,10 +13,16 @@ import pytest
 from jdql.agents import ifql
 from jdql.networks.layers import XavierDense
 from jdql.networks.mlp import MLP, VelocityNetwork, gelu_critic
-from jdql.types import DataSpec, Transition
+from tests.agents import toys
+from tests.agents.programs import once
+from tests.agents.toys import SPEC
 
-SPEC = DataSpec(3, 2, (-1.0, -0.1), (1.0, 0.1))
-SMALL = ifql.Config(hidden=(8,), batch_size=4, candidates=5, flow_steps=3)
+SMALL = dataclasses.replace(
+    ifql.Config().tiny(), hidden=(8,), batch_size=8, candidates=5, flow_steps=3
+)
+CRITIC = gelu_critic((8,))
+VALUE = MLP((8,), 1, jax.nn.gelu, XavierDense, norm=True)
+VELOCITY = VelocityNetwork(2, (8,))
 
 
 @functools.cache
@@ -25,81 +31,65 @@ def agent():
 
 
 @functools.cache
-def initial():
-    return jax.jit(agent().init)(jax.random.key(0))
-
-
-@functools.cache
-def batch():
-    rng = np.random.default_rng(0)
-    arrays = [rng.normal(size=shape) for shape in ((4, 3), (4, 2), (4,), (4, 3))]
-    observation, action, reward, following = (
-        jnp.asarray(x, jnp.float32) for x in arrays
-    )
-    discount = jnp.array([1.0, 0.0, 1.0, 1.0])
-    return Transition(observation, action, reward, discount, following)
-
-
-def draws():
-    return agent().draw(jax.random.key(1))
-
-
-@functools.cache
 def updated():
-    return jax.jit(agent().update_step)(initial(), batch(), draws())
+    """The state before, draws, the state after, and metrics."""
+    draws = once(agent().draw)(jax.random.key(1))
+    state = toys.initial(agent())
+    return state, draws, *once(agent().update_step)(state, toys.batch(), draws)
 
 
 def values(params, observation):
-    value = MLP((8,), 1, jax.nn.gelu, XavierDense, norm=True)
-    return np.asarray(value.apply(params, observation))[:, 0]
+    return np.asarray(VALUE.apply(params, observation))[:, 0]
 
 
 def critics(params, observation, action):
-    return np.asarray(gelu_critic((8,)).apply(params, observation, action))
-
-
-def velocity(params, x, time, observation):
-    return np.asarray(VelocityNetwork(2, (8,)).apply(params, x, time, observation))
+    return np.asarray(CRITIC.apply(params, observation, action))
 
 
 def test_the_critics_are_those_of_iql_from_one_set_of_parameters():
-    state, data = initial(), batch()
-    _, metrics = updated()
-    q = critics(state.critic_target, data.observation, data.action).min(axis=0)
-    error = q - values(state.value, data.observation)
+    (state, _, _, metrics), data = updated(), toys.batch()
+    q = critics(state.critic.average, data.observation, data.action).min(axis=0)
+    error = q - values(state.value.params, data.observation)
     expected = (np.where(error < 0, 0.1, 0.9) * error**2).mean()
     assert metrics["value_loss"].item() == pytest.approx(expected, rel=1e-4)
     # V of the next observation is the one before the update.
-    following = values(state.value, data.next_observation)
+    following = values(state.value.params, data.next_observation)
     target = data.reward + 0.99 * data.discount * following
-    q = critics(state.critic, data.observation, data.action)
+    q = critics(state.critic.params, data.observation, data.action)
     expected = ((q - target) ** 2).mean(axis=1).sum()
     assert metrics["critic_loss"].item() == pytest.approx(expected.item(), rel=1e-4)
 
 
+def test_the_target_follows_the_critic_of_before_the_update():
+    state, _, new, _ = updated()
+    expected = toys.between(state.critic.average, state.critic.params, SMALL.tau)
+    toys.assert_near(new.critic.average, expected)
+
+
 def test_the_actor_clones_by_flow_matching():
-    state, data, noise = initial(), batch(), draws().noise
-    time = draws().time[:, None]
-    x_t = (1 - time) * noise + time * data.action
-    predicted = velocity(state.actor, x_t, draws().time, data.observation)
-    expected = ((predicted - (data.action - noise)) ** 2).mean()
-    _, metrics = updated()
+    (state, draws, _, metrics), data = updated(), toys.batch()
+    time = draws.time[:, None]
+    x_t = (1 - time) * draws.noise + time * data.action
+    predicted = VELOCITY.apply(state.actor.params, x_t, draws.time, data.observation)
+    expected = ((predicted - (data.action - draws.noise)) ** 2).mean()
     assert metrics["bc_loss"].item() == pytest.approx(expected.item(), rel=1e-4)
 
 
 def test_acting_follows_the_flow_and_takes_the_best_by_the_online_critics():
     state = updated()[0]  # the online critics differ from their targets
     observation, key = jnp.array([0.3, -1.0, 2.0]), jax.random.key(4)
-    policy = agent().policy(state)
-    action, _ = jax.jit(agent().act)(policy, (), observation, key)
 
-    repeated = jnp.broadcast_to(observation, (5, 3))
-    x = jax.random.normal(jax.random.split(key)[0], (5, 2))
-    for i in range(3):
-        x = x + velocity(state.actor, x, jnp.array(i / 3), repeated) / 3
-    x = jnp.clip(x, jnp.array(SPEC.action_low), jnp.array(SPEC.action_high))
-    q = critics(state.critic, repeated, x).min(axis=0)
-    np.testing.assert_allclose(action, x[q.argmax()], atol=1e-5)
+    @once
+    def both():
+        repeated = jnp.broadcast_to(observation, (5, 3))
+        noise = jax.random.normal(jax.random.split(key)[0], (5, 2))
+        velocity = functools.partial(VELOCITY.apply, state.actor.params)
+        x = toys.along_the_flow(velocity, noise, repeated, 3)
+        q = CRITIC.apply(state.critic.params, repeated, x).min(axis=0)
+        return toys.act(agent(), agent().learned(state), observation, key), x, q
+
+    action, x, q = both()
+    np.testing.assert_allclose(action[0], x[np.argmax(q)], atol=1e-5)
 
 
 @pytest.mark.parametrize(

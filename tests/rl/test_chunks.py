@@ -1,4 +1,4 @@
-"""Action chunks by hand: returns, targets, which chunks count, acting open-loop."""
+"""Action chunks by hand: returns, targets, and which chunks count."""
 
 from __future__ import annotations
 
@@ -50,47 +50,28 @@ def test_flattened_actions_and_their_mask_have_one_order():
     np.testing.assert_array_equal(chunks.action_mask(BATCH)[3], [1, 1, 1, 1, 0, 0])
 
 
-def plan(policy, observation, key):
-    """Three actions that tell when they were planned."""
-    del key
-    return policy * jnp.arange(1.0, 7.0) + 100 * observation[0]
+def test_the_loss_of_chunks_leaves_out_what_it_cannot_value():
+    q = jnp.array([[14.0, 3.0, 0.0, 9.0], [13.0, 5.0, 9.0, 0.0]])
+    loss, metrics = chunks.chunk_td_loss(q, BATCH, jnp.full(4, 80.0), 0.5)
+    # Targets 13, 3, 2; the third and the fourth are cut: 1, 0 and 0, 4 remain.
+    assert loss.item() == pytest.approx((1 + 0 + 0 + 4) / 8)
+    assert metrics["chunks_used"].item() == 0.5
+    assert metrics["q_mean"].item() == pytest.approx(53 / 8)
+    loss, metrics = chunks.chunk_td_loss(q, BATCH, jnp.full(4, 80.0), 0.5, True)
+    assert loss.item() == pytest.approx((1 + 0 + 0 + 4 + 4 + 49) / 8)
+    assert metrics["chunks_used"].item() == 0.75
 
 
-def test_a_chunk_is_carried_out_in_order_and_then_renewed():
-    reset, act = chunks.open_loop(plan, 3, 2)
-    step = jax.jit(act)
-    carry, seen = reset(), []
-    for t in range(7):
-        action, carry = step(2.0, carry, jnp.array([float(t)]), jax.random.key(t))
-        seen.append(action)
-    chunk = np.array([[2.0, 4], [6, 8], [10, 12]])
-    expected = np.concatenate([chunk, chunk + 300, chunk[:1] + 600])
-    np.testing.assert_allclose(seen, expected)
+def test_the_value_after_a_chunk_is_not_taught():
+    def loss(value):
+        return chunks.chunk_td_loss(jnp.ones((2, 4)), BATCH, value, 0.5)[0]
+
+    np.testing.assert_array_equal(jax.grad(loss)(jnp.ones(4)), 0)
 
 
-def test_rows_carry_their_own_chunks():
-    """An episode that ends is reset alone, beside others in the middle of a chunk."""
-    reset, act = chunks.open_loop(plan, 3, 2)
-    fresh = reset()
-    _, begun = act(2.0, fresh, jnp.zeros(1), jax.random.key(0))
-    carries = jax.tree.map(lambda *leaves: jnp.stack(leaves), fresh, begun)
-    actions, carries = jax.vmap(act, in_axes=(None, 0, 0, None))(
-        2.0, carries, jnp.ones((2, 1)), jax.random.key(0)
-    )
-    np.testing.assert_allclose(actions, [[102, 104], [6, 8]])
-    np.testing.assert_array_equal(carries.left, [2, 1])
-
-
-def test_single_actions_carry_nothing():
-    reset, act = chunks.open_loop(lambda p, o, key: p + o, 1, 2)
-    action, carry = act(1.0, reset(), jnp.array([2.0, 3.0]), jax.random.key(0))
-    np.testing.assert_allclose(action, [3.0, 4.0])
-    assert carry == reset() == ()
-
-
-def test_empty_chunks_are_refused():
-    with pytest.raises(ValueError, match="chunk must be at least 1 action, got 0"):
-        chunks.open_loop(plan, 0, 2)
+def test_cloning_counts_valid_numbers_out_of_all():
+    error = chunks.masked_error(BATCH)(jnp.full((4, 6), 3.0))
+    np.testing.assert_allclose(error, [9.0, 9.0, 6.0, 6.0])
 
 
 def test_aggregates_by_hand():

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jdql.rl import expectile
+from jdql.types import Transition
 
 
 def test_values_of_the_data_above_v_weigh_tau():
@@ -63,34 +64,42 @@ def test_tau_may_be_traced():
     np.testing.assert_allclose(losses, [1.25, 1.85], rtol=1e-6)
 
 
-def shares(select, q, value, tau):
-    keys = jax.random.split(jax.random.key(0), 20_000)
-    pick = jax.jit(jax.vmap(lambda key: select(key, q, value, tau)))
-    return np.bincount(pick(keys), minlength=len(q)) / len(keys)
+def implicit_q(over_critics=jnp.sum):
+    """Q_m(s, a) = m-th parameter times a, V(s) = parameter times s."""
+
+    def q_of(params, observation, action):
+        return params[:, None] * action[:, 0]
+
+    def v_of(params, observation):
+        return params * observation[:, 0]
+
+    return expectile.implicit_q(q_of, v_of, 0.9, 0.5, over_critics)
 
 
-def test_the_implicit_policy_draws_in_proportion_to_the_weights():
-    q = jnp.array([2.0, -1.0, 0.5, 5.0])
-    found = shares(expectile.selection("implicit"), q, jnp.array(1.0), 0.9)
-    np.testing.assert_allclose(found, [0.45, 0.05, 0.05, 0.45], atol=0.01)
+BATCH = Transition(
+    observation=jnp.array([[1.0], [2.0]]),
+    action=jnp.array([[2.0], [1.0]]),
+    reward=jnp.array([1.0, -1.0]),
+    discount=jnp.array([1.0, 0.0]),
+    next_observation=jnp.array([[4.0], [4.0]]),
+)
 
 
-def test_the_implicit_policys_mean_value_is_v():
-    """Two points again: resampled by the weights, Q has mean V exactly."""
-    tau, p = 0.8, 0.25
-    v = tau * p / (tau * p + (1 - tau) * (1 - p))
-    q = jnp.array([1.0, 0.0, 0.0, 0.0])  # the behaviour policy's candidates
-    found = shares(expectile.implicit, q, jnp.array(v), tau)
-    assert (found * q).sum().item() == pytest.approx(v, abs=0.01)
+def test_the_losses_of_implicit_q_learning_by_hand():
+    losses, q, v = implicit_q(), jnp.array([1.0, 3.0]), jnp.array(1.0)
+    # Smallest Q: 2 and 1; V: 1 and 2; errors 1 and -1.
+    loss, _ = losses.value_loss(v, q, BATCH)
+    assert loss.item() == pytest.approx((0.9 * 1 + 0.1 * 1) / 2)
+    # Targets: 1 + 0.5 * 4 = 3 and, at an end, -1; Q: (2, 1) and (6, 3).
+    loss, metrics = losses.critic_loss(q, v, BATCH)
+    assert loss.item() == pytest.approx((1 + 4) / 2 + (9 + 16) / 2)
+    assert metrics["q_mean"].item() == pytest.approx(3.0)
+    assert metrics["v_mean"].item() == pytest.approx(4.0)
+    mean, _ = implicit_q(jnp.mean).critic_loss(q, v, BATCH)
+    assert mean.item() == pytest.approx(loss.item() / 2)
 
 
-def test_the_best_candidate_is_the_same_for_every_key():
-    q = jnp.array([0.1, 0.3, 0.2])
-    np.testing.assert_array_equal(
-        shares(expectile.best, q, jnp.zeros(()), 0.7), [0, 1, 0]
-    )
-
-
-def test_an_unknown_selection_is_refused():
-    with pytest.raises(ValueError, match=r"\['best', 'implicit'\], got 'argmax'"):
-        expectile.selection("argmax")
+def test_each_loss_teaches_its_own_network_alone():
+    losses, q, v = implicit_q(), jnp.array([1.0, 3.0]), jnp.array(1.0)
+    by_v = jax.grad(lambda v: losses.critic_loss(q, v, BATCH)[0])(v)
+    assert by_v == 0.0

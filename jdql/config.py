@@ -116,7 +116,7 @@ def _floats(settings: type) -> list[str]:
     return [
         field.name
         for field in dataclasses.fields(settings)
-        if float in (hints[field.name], *typing.get_args(hints[field.name]))
+        if hints[field.name] in (float, float | None)
         and not field.metadata.get("static")
     ]
 

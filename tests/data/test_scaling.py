@@ -10,13 +10,12 @@ import pytest
 
 from experiments.evaluate import evaluate
 from jdql.agents import diffusion_bc
-from jdql.agents.base import ScaledPolicy, scaled
 from jdql.config import Config, DataConfig, EvalConfig, TrainConfig
 from jdql.data import scaling
 from jdql.data.dataset import agent_spec
 from jdql.data.scaling import Affine, Scaling, Table
 from jdql.data.sources import load
-from jdql.runtime import checkpoint, train
+from jdql.runtime import checkpoint, stored, train
 from jdql.runtime.metrics import read_rows
 from jdql.types import DataSpec
 from tests.data.noise import CONFIG, noise, quiet
@@ -285,27 +284,6 @@ def test_held_out_episodes_are_scaled_by_the_training_data():
     assert source.data_return[0] == pytest.approx(returns[:-1].mean(), rel=1e-5)
 
 
-def test_acting_undoes_the_scale():
-    source = load(SCALED, log=quiet)
-    inner = diffusion_bc.make(diffusion_bc.Config(**TINY), source.agent_spec)
-    agent = scaled(inner, source.scaling)
-    state = agent.init(jax.random.key(0))
-    policy = agent.policy(state)
-    assert isinstance(policy, ScaledPolicy)
-    raw = noise()["observations"].astype(np.float32)
-    act, inner_act = jax.jit(agent.act), jax.jit(inner.act)
-    for row in (0, 7):
-        key = jax.random.key(row)
-        action, _ = act(policy, (), jnp.asarray(raw[row]), key)
-        expected, _ = inner_act(
-            inner.policy(state), (), jnp.asarray(source.dataset.observation[row]), key
-        )
-        np.testing.assert_allclose(
-            action, source.scaling.action.inverse(expected), rtol=1e-6
-        )
-        assert not np.allclose(action, expected, rtol=1e-3)
-
-
 def test_a_run_folder_alone_evaluates_as_training_did(tmp_path):
     """Trained on scaled data; played in the environment's own units."""
     config = Config(
@@ -329,9 +307,9 @@ def test_a_run_folder_alone_evaluates_as_training_did(tmp_path):
     )
     stored.save(config, tmp_path)
     source = load(config.data, log=quiet)
-    train.run(config, diffusion_bc.make, source, tmp_path, log=quiet)
+    train.run(config, source, tmp_path, log=quiet)
     saved = checkpoint.metadata(tmp_path / "checkpoints")
-    assert saved["scaling"]["action"] == {"map": "table", "shape": [500, 6]}
+    assert saved["recipe"]["scaling"]["action"] == {"map": "table", "shape": [500, 6]}
     recorded = [row["returns"] for row in read_rows(tmp_path / "evaluations.jsonl")]
     again = [row["returns"] for row in evaluate(config, tmp_path)]
     assert recorded == again

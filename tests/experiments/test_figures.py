@@ -135,7 +135,7 @@ def test_full_is_the_authors_size():
 
 def test_steps_are_trained_timed_and_drawn_once(monkeypatch, capsys):
     monkeypatch.setattr(steps, "STEPS", (3,))
-    monkeypatch.setattr(speed, "CHUNKS", 2)
+    monkeypatch.setattr(speed, "CALLS", 2)
     monkeypatch.setattr(speed, "LENGTH", 1)
     assert figures.main(["steps", "--out=f", "--runs=r", *TINY]) == 0
     assert drawn(Path("f/steps"))
@@ -181,7 +181,7 @@ def test_eta_is_swept_in_one_run(capsys):
 
 
 def test_agents_are_trained_timed_and_drawn(monkeypatch, capsys):
-    monkeypatch.setattr(speed, "CHUNKS", 2)
+    monkeypatch.setattr(speed, "CALLS", 2)
     monkeypatch.setattr(speed, "LENGTH", 1)
     monkeypatch.setattr(speed, "DECISIONS", 3)
     tiny = [flag for flag in TINY if "candidates" not in flag]  # cloning has none

@@ -96,7 +96,7 @@ def run(
     first = speed.read(Path(planned[0].run.dir))
     note = (
         f"{len(seeds)} seed(s), dots; lines are their means. Time: all seeds together, "
-        f"median of {first['chunks']} warm chunks on {first['devices']} x "
+        f"median of {first['calls']} warm calls on {first['devices']} x "
         f"{first['device']}."
     )
     return save(plots.steps(points, note), out / "steps")

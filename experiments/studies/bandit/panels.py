@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
@@ -181,7 +182,7 @@ def sample(folder: Path, seed: int, count: int) -> NDArray[np.float32]:
     policy = jdql.load(folder, seed=seed, **settings)
     acting = policy.acting
     assert acting is not None
-    seen: Any = np.zeros((acting.history, policy.spec.observation_dim), np.float32)
+    seen = jnp.zeros((acting.history, policy.spec.observation_dim))
 
     def act(key: Any) -> Any:
         return acting.act(policy.learned, acting.reset(), seen, key)[0][0]

@@ -103,7 +103,8 @@ def test_stages_run_in_order_and_move_their_own_network_alone() -> None:
     )
     start = agent.init(jax.random.key(0))
     state, metrics = jax.jit(agent.update_step)(start, None, ())
-    np.testing.assert_allclose(state.models["first"].params, 0.1, rtol=1e-5)  # Adam's step
+    # Adam's first step is the learning rate.
+    np.testing.assert_allclose(state.models["first"].params, 0.1, rtol=1e-5)
     # Its slope is the new first, 0.1: downhill by a whole step, and then projected.
     np.testing.assert_allclose(metrics["second_grad_norm"], 0.1, rtol=1e-5)
     np.testing.assert_allclose(state.models["second"].params, -0.25)

@@ -10,6 +10,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / "build" / "xla-cache"
+# `-m quick`: folders and files of tests that need no training.
+QUICK = {"diffusion", "rl", "report", "test_floors.py", "test_optim.py"}
 
 # Before JAX is imported: two CPU devices, so that sharding is in every test's way, and
 # what `distributed.configure` sets, so that programs that tests start compute the same.
@@ -40,6 +42,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     for item in items:
         group = str(item.path.relative_to(ROOT))
+        if item.path.relative_to(ROOT / "tests").parts[0] in QUICK:
+            item.add_marker(pytest.mark.quick)
         if "system" in getattr(item, "fixturenames", ()):
             group += item.callspec.id  # type: ignore[attr-defined]
         item.add_marker(pytest.mark.xdist_group(group))

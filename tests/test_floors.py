@@ -135,6 +135,32 @@ def test_downward_imports_are_allowed(tmp_path, path, line):
     assert violations(tmp_path) == []
 
 
+def longest(path: Path) -> tuple[int, str]:
+    """The lines of a file's longest function, its docstring aside, and its name."""
+    lengths = [(0, "")]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            own = node.body[1:] if ast.get_docstring(node) else node.body
+            head = node.body[0].lineno - node.lineno
+            lines = own[-1].end_lineno - own[0].lineno + 1 if own else 0  # type: ignore[operator]
+            lengths.append((head + lines, node.name))
+    return max(lengths)
+
+
+@pytest.mark.parametrize(
+    "path", sorted(ROOT.glob("jdql/**/*.py")), ids=lambda path: module_name(path, ROOT)
+)
+def test_functions_fit_on_a_screen(path):
+    lines, name = longest(path)
+    assert lines <= 50, name
+
+
+def test_a_long_function_is_found(tmp_path):
+    file = tmp_path / "a.py"
+    file.write_text('def f(x):\n    """Says."""\n' + "    x += 1\n" * 50)
+    assert longest(file) == (51, "f")
+
+
 def heavy_at_the_top(root: Path) -> list[str]:
     """Heavy packages that a file of jdql imports as it is imported itself."""
     wrong = []

@@ -18,8 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jdql.agents import cep
+from jdql.diffusion import guidance, process
+from jdql.diffusion.chain import Chain
 from tests.agents.programs import once
-from tests.agents.recorded import compare, files
+from tests.agents.recorded import compare, energy, files
 from tests.agents.recorded.diffusions import DIFFUSIONS
 from tests.agents.recorded.files import Arrays, Reader, data_spec, setting
 from tests.agents.recorded.flows import FLOWS
@@ -41,14 +44,15 @@ NOT_BUILT = {
 
 def reason(kind: str) -> str | None:
     """Why a file of this kind is not compared, if it is not."""
-    if kind in SYSTEMS:
+    if kind in SYSTEMS or kind == energy.KIND:
         return None
     name = NOT_BUILT.get(kind.split("_")[0])
     return f"{name} is not built" if name else f"nothing here reads {kind!r}"
 
 
 SKIPPED = {file: why for file in FILES if (why := reason(KINDS[file]))}
-COMPARED = [file for file in FILES if file not in SKIPPED]
+COMPARED = [file for file in FILES if KINDS[file] in SYSTEMS]
+ENERGIES = [file for file in FILES if KINDS[file] == energy.KIND]
 
 # Their names -> ours, of all kinds.
 SETTINGS = {
@@ -126,7 +130,7 @@ def assert_same_models(config: Any, state: Any, final: Models, updates: int) -> 
     compare.assert_same_parameters(online, updates)
 
 
-@pytest.mark.parametrize("file", files.parameters(FILES, SKIPPED))
+@pytest.mark.parametrize("file", files.parameters([*COMPARED, *SKIPPED], SKIPPED))
 def test_training_agrees_with_the_authors(file):
     arrays, system, config, parts = case(file)
     state, reader = state_of(system, parts, arrays, "init"), Reader(arrays)
@@ -164,3 +168,68 @@ def test_acting_agrees_with_the_authors(file):
             expected = arrays[f"act/{name}"]
             found = np.reshape(made[name], expected.shape)
             compare.assert_close(found, expected, 5e-5, name)
+
+
+# CEP, whose behaviour and whose times are data --------------------------------------
+
+
+@pytest.mark.parametrize("file", files.parameters(ENERGIES))
+def test_critics_and_energy_agree_with_the_authors(file):
+    arrays, reader = files.load(file), Reader(files.load(file))
+    updates = setting(arrays, "updates")
+    state = None
+    for i in range(updates):
+        t = energy.times(arrays, reader)
+        np.testing.assert_allclose(t, arrays[f"step/{i}/t"][:, 0], rtol=1e-6)
+        parts = energy.parts_of(arrays, t)
+        state = energy.state_of(arrays, "init", parts) if state is None else state
+        draws = energy.draws_of(arrays, reader, i)
+        update = once(functools.partial(cep.update_step, parts))
+        state, metrics = update(state, energy.batch_of(arrays, i), draws)
+        found, expected = metrics["energy_loss"], arrays["metric/qt_loss"][i]
+        compare.assert_close(found, expected, 2e-6, f"energy loss, update {i}")
+        judged = jnp.asarray(arrays["batch/observations"][i])
+        q = cep.q_of_support(parts, state.critic.average, judged, draws.support)
+        expected = arrays[f"step/{i}/energy"]
+        compare.assert_close(q, expected, 2e-6, f"Q of the support, update {i}")
+    reader.finish()
+    final = energy.state_of(arrays, "final", parts)
+    # The last bias of an energy has no gradient in exact arithmetic: Adam makes whole
+    # steps of its rounding errors.
+    last = f"Dense_{len(parts.config.energy_hidden)}"
+    for one in (state, final):
+        one.energy.params["params"]["body"][last]["bias"] = jnp.zeros(1)
+    for name in ("critic", "energy"):
+        mine, theirs = getattr(state, name), getattr(final, name)
+        pairs = {name: (mine.params, theirs.params, parts.config.lr)}
+        compare.assert_same_parameters(pairs, updates)
+        if mine.average != ():
+            pairs = {f"average of {name}": (mine.average, theirs.average, 1e-3)}
+            compare.assert_same_parameters(pairs, updates)
+
+
+@pytest.mark.parametrize("file", files.parameters(ENERGIES))
+def test_guidance_by_the_energy_agrees_with_the_authors(file):
+    """Their prediction of the noise, of a score that the file writes out."""
+    arrays = files.load(file)
+    x, t, seen = (
+        jnp.asarray(arrays[f"guided/{n}"]) for n in ("x", "t", "observations")
+    )
+    W, V, u = (jnp.asarray(arrays[f"guided/toy_{n}"]) for n in "WVu")
+    parts = energy.parts_of(arrays, np.asarray(t))
+    levels, rows = parts.schedule, jnp.arange(len(t))
+    network = energy.energy(arrays, "final/qt")
+
+    def noise(x, i):  # - sigma times their score, -(x W + s V + t u) / sigma
+        return x @ W + seen @ V + t[:, None] * u
+
+    def energy_of(x, k):
+        return parts.energy.apply(network, x, t, seen)
+
+    chain = Chain(levels, np.arange(len(t)), lambda network: denoiser)
+    denoiser = process.denoiser(levels, noise, process.EPSILON)
+    guided = guidance.energy(energy_of, parts.config.guidance)(denoiser, chain)
+    x0 = guided(x, rows)
+    signal, sigma = (np.float32(c)[:, None] for c in (levels.signal, levels.noise))
+    found = (x - signal * x0) / sigma
+    compare.assert_close(found, arrays["guided/noise_prediction"], 2e-6, "noise")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -219,6 +220,20 @@ def test_a_signal_saves_and_the_printed_line_resumes():
     )
     assert f"resuming at update {stopped}" in done.stdout
     assert checkpoint.steps("r/checkpoints")[-1] == total
+
+
+def test_the_python_of_the_readme(monkeypatch):
+    """At the size of a smoke test; a stumbling policy ends its episode soon."""
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    text = (Path(run.__file__).parents[1] / "README.md").read_text()
+    (code,) = re.findall("```python\n(.*?)```", text, re.DOTALL)
+    names: dict = {}
+    exec(code.replace(":quick", ":smoke"), names)
+    assert names["ended"] or names["late"]
+    assert names["environment"].action_space.contains(names["action"])
+    assert names["policy"].config.agent.eta == 0.5
+    assert [row["seed"] for row in names["rows"]] == [1, 1]
+    assert Path("curve.png").read_bytes()[:4] == b"\x89PNG"
 
 
 def test_seeds_default_to_the_devices():

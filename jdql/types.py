@@ -41,14 +41,14 @@ Params = Any  # a pytree of arrays
 class Transition(NamedTuple):
     """A batch of environment steps.
 
-    `discount` is 0 where the episode truly ended and 1 everywhere else, time-outs
+    `mask` is 0 where the episode truly ended and 1 everywhere else, time-outs
     included: a time-out bootstraps.  It does not contain the agent's gamma.
     """
 
     observation: Float[Array, "*B O"]
     action: Float[Array, "*B A"]
     reward: Float[Array, "*B"]
-    discount: Float[Array, "*B"]
+    mask: Float[Array, "*B"]
     next_observation: Float[Array, "*B O"]
 
 
@@ -56,7 +56,7 @@ class Chunk(NamedTuple):
     """A batch of `h` environment steps in a row; with h = 1, transitions.
 
     A chunk never goes on in the next episode: its steps after the episode's end, which
-    `valid` marks with 0, repeat the last action and have no reward.  `discount` is 0
+    `valid` marks with 0, repeat the last action and have no reward.  `mask` is 0
     where the chunk contains a true end, and `next_observation` is the one after the
     last valid step.  Neither contains the agent's gamma.
     """
@@ -65,7 +65,7 @@ class Chunk(NamedTuple):
     action: Float[Array, "*B h A"]
     reward: Float[Array, "*B h"]
     valid: Float[Array, "*B h"]
-    discount: Float[Array, "*B"]
+    mask: Float[Array, "*B"]
     next_observation: Float[Array, "*B O"]
 
 
@@ -74,7 +74,7 @@ class Window(NamedTuple):
 
     A window never goes on in another episode.  `valid` is 1 at steps of its episode and
     0 before its start and behind its end, where `reward` is 0 and the padding rule says
-    what `observation` and `action` are.  `discount` is 0 at and behind a true end and 1
+    what `observation` and `action` are.  `mask` is 0 at and behind a true end and 1
     at all other steps, those behind a time-out included; it does not contain the
     agent's gamma.  `next_observation` follows the window's last step, or the episode's
     last where that comes first.
@@ -84,7 +84,7 @@ class Window(NamedTuple):
     action: Float[Array, "*B L A"]
     reward: Float[Array, "*B L"]
     valid: Float[Array, "*B L"]
-    discount: Float[Array, "*B L"]
+    mask: Float[Array, "*B L"]
     next_observation: Float[Array, "*B O"]
 
 

@@ -34,7 +34,7 @@ def transitions(key: PRNGKeyArray, dataset: Dataset, batch_size: int) -> Transit
       batch_size: Number of transitions, B.
 
     Returns:
-      A batch in which `discount` is 0 at true ends and 1 elsewhere, time-outs included.
+      A batch in which `mask` is 0 at true ends and 1 elsewhere, time-outs included.
     """
     return _transitions(dataset, _uniform(key, dataset, batch_size))
 
@@ -48,7 +48,7 @@ def _transitions(dataset: Dataset, row: Int[Array, " B"]) -> Transition:
         observation=dataset.observation[row],
         action=dataset.action[row],
         reward=dataset.reward[row],
-        discount=1.0 - dataset.terminal[row].astype(dataset.reward.dtype),
+        mask=1.0 - dataset.terminal[row].astype(dataset.reward.dtype),
         next_observation=dataset.next_observation[row],
     )
 
@@ -79,7 +79,7 @@ def chunks(key: PRNGKeyArray, dataset: Dataset, batch_size: int, length: int) ->
         action=dataset.action[rows.row],
         reward=jnp.where(rows.valid, dataset.reward[rows.row], 0),
         valid=rows.valid.astype(dtype),
-        discount=1.0 - dataset.terminal[last].astype(dtype),
+        mask=1.0 - dataset.terminal[last].astype(dtype),
         next_observation=dataset.next_observation[last],
     )
 

@@ -169,7 +169,7 @@ def take(dataset: Dataset, rows: Rows) -> Window:
         action=dataset.action[row],
         reward=jnp.where(rows.valid, dataset.reward[row], 0),
         valid=valid,
-        discount=1 - (dataset.terminal[row] & begun).astype(valid.dtype),
+        mask=1 - (dataset.terminal[row] & begun).astype(valid.dtype),
         next_observation=dataset.next_observation[last],
     )
 

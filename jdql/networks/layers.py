@@ -8,7 +8,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jdql.networks.products import product
 from jdql.types import Array, Float, Real
 
 
@@ -69,7 +68,7 @@ class Dense(nn.Module):
         shape = (fan_in, self.features)
         kernel = self.param("kernel", self.kernel_init or torch, shape)
         bias = self.param("bias", self.bias_init or torch, (self.features,))
-        return product(x, kernel) + bias
+        return x @ kernel + bias
 
 
 XavierDense = functools.partial(

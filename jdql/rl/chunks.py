@@ -26,7 +26,7 @@ def chunk_return(
 def chunk_target(
     batch: Chunk, next_value: Float[Array, " B"], gamma: float | Float[Array, ""]
 ) -> Float[Array, " B"]:
-    """sum_i gamma^i r_i + gamma^h discount V(s_h): the target of a chunk's value.
+    """sum_i gamma^i r_i + gamma^h mask V(s_h): the target of a chunk's value.
 
     A true end inside the chunk ends the sum, and nothing is bootstrapped.  For chunks
     that a time-out cuts the target is wrong (the next value is not h steps away):
@@ -39,7 +39,7 @@ def chunk_target(
     """
     h = batch.reward.shape[1]
     total = chunk_return(batch.reward, gamma)
-    return td_target(total, batch.discount, next_value, gamma**h)
+    return td_target(total, batch.mask, next_value, gamma**h)
 
 
 def critic_weight(batch: Chunk, cut_chunks: bool = False) -> Float[Array, " B"]:
@@ -54,7 +54,7 @@ def critic_weight(batch: Chunk, cut_chunks: bool = False) -> Float[Array, " B"]:
         known whatever the rest of the actions, which repeat the last.
     """
     whole = batch.valid[:, -1]
-    return jnp.maximum(whole, 1.0 - batch.discount) if cut_chunks else whole
+    return jnp.maximum(whole, 1.0 - batch.mask) if cut_chunks else whole
 
 
 def chunk_critic_loss(

@@ -3,7 +3,7 @@
 IQL learns without an action outside the data (Kostrikov, Nair & Levine 2022):
 
     V(s)    minimises E |tau - 1[Q(s, a) < V(s)]| (Q(s, a) - V(s))^2     (eq. 5)
-    Q(s, a) minimises E (r + gamma discount V(s') - Q(s, a))^2           (eq. 6)
+    Q(s, a) minimises E (r + gamma mask V(s') - Q(s, a))^2               (eq. 6)
 
 with a from the data and Q in eq. 5 the smaller of two target critics.  Eq. 5 is
 `value_loss`; eq. 6 is `targets.critic_loss` of `targets.td_target`; `implicit_q` binds

@@ -12,19 +12,19 @@ from jdql.types import Array, Float, Transition
 
 def td_target(
     reward: Float[Array, " B"],
-    discount: Float[Array, " B"],
+    mask: Float[Array, " B"],
     next_value: Float[Array, " B"],
     gamma: float | Float[Array, ""],
 ) -> Float[Array, " B"]:
-    """r + gamma discount V(s'): the one-step target.
+    """r + gamma mask V(s'): the one-step target.
 
     Args:
       reward: of the step.
-      discount: 0 at true terminations, 1 elsewhere (time-outs included).
+      mask: 0 at true terminations, 1 elsewhere (time-outs included).
       next_value: value of the next observation.
       gamma: the agent's discount factor, in [0, 1].
     """
-    return reward + gamma * discount * next_value
+    return reward + gamma * mask * next_value
 
 
 def clipped_double_q(q: Float[Array, "M *B"]) -> Float[Array, "*B"]:  # noqa: F821
@@ -88,5 +88,5 @@ def td_loss(
       gamma: the agent's discount factor, in [0, 1].
       over_critics: see `critic_loss`.
     """
-    target = td_target(batch.reward, batch.discount, next_value, gamma)
+    target = td_target(batch.reward, batch.mask, next_value, gamma)
     return critic_loss(q, target, over_critics), {"q_mean": jnp.mean(q)}

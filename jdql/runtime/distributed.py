@@ -96,11 +96,11 @@ def check_precision(precision: str) -> None:
     """Refuses to train in a precision that the device has no products of.
 
     Raises:
-      ValueError: tf32 on a CPU, where it would silently be float32.
+      ValueError: another than float32 on a CPU, where it would silently be float32.
     """
-    if precision == "tf32" and on_cpu():
+    if precision != "float32" and on_cpu():
         raise ValueError(
-            "train.precision=tf32 needs a GPU or TPU: take float32 or bfloat16 on a CPU"
+            f"train.precision={precision} needs a GPU or TPU: take float32 on a CPU"
         )
 
 

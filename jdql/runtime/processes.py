@@ -161,9 +161,10 @@ def first_does(act: Callable[[], str]) -> str:
 
 
 def first_ahead(act: Callable[[], T]) -> T:
-    """Calls `act` in the first process, and then in the others.
+    """Calls `act` in the first process, and in the others when that one has returned.
 
-    For what the first leaves on disk for all, such as a download.
+    Where `act` stores a file unless it is there, such as a download, the first process
+    stores it and the others find it.
     """
     first = together(lambda: act() if is_first() else None)
     if alone():

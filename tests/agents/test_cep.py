@@ -36,7 +36,7 @@ def batch() -> Transition:
         observation=jax.random.normal(keys[0], (B, 3)),
         action=jnp.clip(jax.random.normal(keys[1], (B, 2)), -1, 1),
         reward=jnp.array([1.0, -2.0, 0.5, 3.0]),
-        discount=jnp.array([1.0, 1.0, 0.0, 1.0]),
+        mask=jnp.array([1.0, 1.0, 0.0, 1.0]),
         next_observation=jax.random.normal(keys[2], (B, 3)),
     )
 
@@ -75,7 +75,7 @@ def test_the_losses_of_an_update_by_hand():
 
     q = smaller(state.critic.average, *sampled(b.next_observation, draws.next_support))
     weights = np.exp(3 * q) / np.exp(3 * q).sum(axis=1, keepdims=True)
-    target = b.reward + 0.99 * b.discount * (weights * q).sum(axis=1)
+    target = b.reward + 0.99 * b.mask * (weights * q).sum(axis=1)
     both = parts.critic.apply(state.critic.params, b.observation, b.action)
     squares = np.mean((np.asarray(both) - np.asarray(target)) ** 2)
     assert metrics["critic_loss"].item() == pytest.approx(squares, rel=1e-4)

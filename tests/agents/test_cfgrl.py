@@ -71,7 +71,7 @@ def test_the_critics_are_those_of_iql():
     assert metrics["value_loss"].item() == pytest.approx(value_loss, rel=1e-4)
 
     following = value_of(state, b.next_observation)
-    target = np.array(b.reward + 0.99 * b.discount * following)
+    target = np.array(b.reward + 0.99 * b.mask * following)
     q = q_of(state.critic.params)
     squares = np.mean((q[0] - target) ** 2) + np.mean((q[1] - target) ** 2)
     assert metrics["critic_loss"].item() == pytest.approx(squares, rel=1e-4)

@@ -132,7 +132,7 @@ def by_hand(config):
     pairs = next_q.reshape(3, 4, 2)  # the two actions of an observation are adjacent
     pooled = pairs.max(2) if config.max_q_backup else pairs.mean(2)
     value = pooled.mean(0) - config.rho * pooled.std(0)
-    target = np.array(data.reward) + 0.99 * np.array(data.discount) * value
+    target = np.array(data.reward) + 0.99 * np.array(data.mask) * value
     # [M, B, B, A]: no value depends on the action of another row.
     gradient = np.stack([jacobian[:, i, i].mean(0) for i in range(4)])
     guidance, noise = s * gradient / np.abs(target_q).mean(), np.array(draws.noise)

@@ -126,7 +126,7 @@ def by_hand(rule):
     @once
     def losses():
         a0, error = estimate_of(state, draws)
-        target = data.reward + 0.99 * data.discount * next_value()
+        target = data.reward + 0.99 * data.mask * next_value()
         q = q_of(state.critic.params, data.observation, data.action)
         found = {
             "bc_loss": error.mean(),

@@ -124,7 +124,7 @@ def batch_at(arrays: Arrays, i: int) -> Transition:
         observation=jnp.asarray(arrays["batch/observations"][i]),
         action=jnp.asarray(arrays["batch/actions"][i]),
         reward=jnp.asarray(column["rewards"][:, 0]),
-        discount=jnp.asarray(column["not_done"][:, 0]),
+        mask=jnp.asarray(column["not_done"][:, 0]),
         next_observation=jnp.asarray(arrays["batch/next_observations"][i]),
     )
 

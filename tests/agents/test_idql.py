@@ -111,7 +111,7 @@ def test_losses_of_an_update_are_those_of_the_paper():
     assert metrics["value_loss"].item() == pytest.approx(expected, rel=1e-4)
     # The critics regress to the value that this update has made.
     following = values(new.value.params, data.next_observation)
-    target = data.reward + 0.99 * data.discount * following
+    target = data.reward + 0.99 * data.mask * following
     q = critics(state.critic.params, data.observation, data.action)
     expected = ((q - target) ** 2).mean()
     assert metrics["critic_loss"].item() == pytest.approx(expected, rel=1e-4)

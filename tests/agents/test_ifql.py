@@ -54,7 +54,7 @@ def test_the_critics_are_those_of_iql_from_one_set_of_parameters():
     assert metrics["value_loss"].item() == pytest.approx(expected, rel=1e-4)
     # V of the next observation is the one before the update.
     following = values(state.value.params, data.next_observation)
-    target = data.reward + 0.99 * data.discount * following
+    target = data.reward + 0.99 * data.mask * following
     q = critics(state.critic.params, data.observation, data.action)
     expected = ((q - target) ** 2).mean(axis=1).sum()
     assert metrics["critic_loss"].item() == pytest.approx(expected.item(), rel=1e-4)

@@ -112,7 +112,7 @@ def chunk_row(chunk: Chunk, gamma: float) -> dict[str, jax.Array]:
             [jnp.concatenate(list(actions)) for actions in chunk.action]
         ),
         "return": chunk.reward @ gamma ** np.arange(h),
-        "factor": gamma**h * chunk.discount,
+        "factor": gamma**h * chunk.mask,
         "next": chunk.next_observation,
         "mask": np.repeat(chunk.valid, 2, axis=1),
         "weight": chunk.valid[:, -1],

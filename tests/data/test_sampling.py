@@ -34,8 +34,8 @@ def test_rows_stay_together_and_timeouts_bootstrap():
     np.testing.assert_array_equal(batch.observation[:, 0], row)
     np.testing.assert_array_equal(batch.action[:, 0], row)
     np.testing.assert_array_equal(batch.next_observation[:, 0], row + 1)
-    np.testing.assert_array_equal(batch.discount, np.where(row == 3, 0.0, 1.0))
-    assert batch.discount.dtype == jnp.float32
+    np.testing.assert_array_equal(batch.mask, np.where(row == 3, 0.0, 1.0))
+    assert batch.mask.dtype == jnp.float32
 
 
 def test_every_row_is_equally_likely():
@@ -82,12 +82,12 @@ def test_chunks_stop_at_the_end_of_their_episode():
     first = np.asarray(batch.observation[:, 0], int)
     assert set(first) == set(CHUNKS)
     for b, i in enumerate(first):
-        valid, discount, last = CHUNKS[i]
+        valid, mask, last = CHUNKS[i]
         rows = np.minimum(np.arange(i, i + 3), last)
         np.testing.assert_array_equal(batch.valid[b], valid)
         np.testing.assert_array_equal(batch.action[b, :, 0], rows)
         np.testing.assert_array_equal(batch.reward[b], rows * np.array(valid))
-        assert batch.discount[b] == discount
+        assert batch.mask[b] == mask
         assert batch.next_observation[b, 0] == last + 1
 
 
@@ -106,7 +106,7 @@ def test_chunks_of_one_are_transitions():
     np.testing.assert_array_equal(batch.observation, single.observation)
     np.testing.assert_array_equal(batch.action[:, 0], single.action)
     np.testing.assert_array_equal(batch.reward[:, 0], single.reward)
-    np.testing.assert_array_equal(batch.discount, single.discount)
+    np.testing.assert_array_equal(batch.mask, single.mask)
     np.testing.assert_array_equal(batch.next_observation, single.next_observation)
 
 
@@ -146,7 +146,7 @@ def test_chunks_equal_those_that_walk_from_flag_to_flag(length):
             batch.reward[b], data.reward[np.array(steps)] * np.array(valid)
         )
         np.testing.assert_array_equal(batch.valid[b], valid)
-        assert batch.discount[b] == 1 - data.terminal[steps[-1]]
+        assert batch.mask[b] == 1 - data.terminal[steps[-1]]
         np.testing.assert_array_equal(
             batch.next_observation[b], data.next_observation[steps[-1]]
         )

@@ -76,7 +76,7 @@ def test_padding_by_hand():
     """Windows of four, up to three steps beyond either side."""
     data = numbered()
     cases = {
-        # (episode, start): rows, valid, discount, row of the next observation
+        # (episode, start): rows, valid, mask, row of the next observation
         (0, 0): ([0, 1, 2, 3], [1, 1, 1, 1], [1, 1, 1, 0], 3),
         (0, 2): ([2, 3, 3, 3], [1, 1, 0, 0], [1, 0, 0, 0], 3),
         (0, -2): ([0, 0, 0, 1], [0, 0, 1, 1], [1, 1, 1, 1], 1),
@@ -93,13 +93,13 @@ def test_padding_by_hand():
         return window, zero(observation=jnp.array([7.0]), action=-5.0)(window)
 
     window, zeroed = jax.tree.map(np.asarray, cut())
-    for b, (row, valid, discount, last) in enumerate(cases.values()):
+    for b, (row, valid, mask, last) in enumerate(cases.values()):
         row, valid = np.array(row), np.array(valid)
         np.testing.assert_array_equal(window.observation[b, :, 0], 100 + row)
         np.testing.assert_array_equal(window.action[b, :, 0], -100 - row)
         np.testing.assert_array_equal(window.reward[b], (row + 1) * valid)
         np.testing.assert_array_equal(window.valid[b], valid)
-        np.testing.assert_array_equal(window.discount[b], discount)
+        np.testing.assert_array_equal(window.mask[b], mask)
         assert window.next_observation[b, 0] == 100 + last + 1
         for made, value, fill in (
             (zeroed.observation, 100 + row, 7),
@@ -121,7 +121,7 @@ def test_a_stride_takes_every_second_step():
     assert set(first.tolist()) == {100, 101, 105}
     np.testing.assert_array_equal(window.observation[:, 1, 0], first + 2)
     np.testing.assert_array_equal(window.next_observation[:, 0], first + 3)
-    np.testing.assert_array_equal(window.discount[:, 1], first != 101)
+    np.testing.assert_array_equal(window.mask[:, 1], first != 101)
     # Beyond the end the episode's last step stands, whether it is on the stride or not.
     assert counts(ENDS, 2, after=2, stride=2).tolist() == [4, 1, 3, 2]
     row, valid = rows(ENDS, jnp.array([0, 2]), jnp.array([3, 0]), 3, 2)

@@ -16,7 +16,7 @@ BATCH = Chunk(
     action=jnp.arange(24.0).reshape(4, 3, 2),
     reward=jnp.array([[1.0, 2, 4], [1, 2, 4], [1, 2, 0], [1, 2, 0]]),
     valid=jnp.array([[1.0, 1, 1], [1, 1, 1], [1, 1, 0], [1, 1, 0]]),
-    discount=jnp.array([1.0, 0, 0, 1]),
+    mask=jnp.array([1.0, 0, 0, 1]),
     next_observation=jnp.zeros((4, 1)),
 )
 
@@ -29,7 +29,7 @@ def test_target_by_hand():
 
 def test_target_of_one_step_is_exactly_the_ordinary_one():
     reward, value = jnp.array([[0.3], [0.1]]), jnp.array([7.7, -1.3])
-    batch = BATCH._replace(reward=reward, discount=jnp.array([1.0, 0.0]))
+    batch = BATCH._replace(reward=reward, mask=jnp.array([1.0, 0.0]))
     expected = reward[:, 0] + 0.99 * jnp.array([1.0, 0.0]) * value
     np.testing.assert_array_equal(chunks.chunk_target(batch, value, 0.99), expected)
 

@@ -80,7 +80,7 @@ BATCH = Transition(
     observation=jnp.array([[1.0], [2.0]]),
     action=jnp.array([[2.0], [1.0]]),
     reward=jnp.array([1.0, -1.0]),
-    discount=jnp.array([1.0, 0.0]),
+    mask=jnp.array([1.0, 0.0]),
     next_observation=jnp.array([[4.0], [4.0]]),
 )
 

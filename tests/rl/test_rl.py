@@ -50,7 +50,7 @@ def test_no_gradient_passes_through_a_target():
         observation=jnp.zeros((2, 1)),
         action=jnp.zeros((2, 1)),
         reward=jnp.array([1.0, -1.0]),
-        discount=jnp.array([1.0, 0.0]),
+        mask=jnp.array([1.0, 0.0]),
         next_observation=jnp.zeros((2, 1)),
     )
     # Targets: 1 + 0.5 * 8 = 5 and -1.

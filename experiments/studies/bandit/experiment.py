@@ -58,7 +58,8 @@ def run(
     Returns:
       The files that were written; None where the user stopped the training.
     """
-    # The chains come last: they take longest, and what else there is is seen before.
+    # Policies with a long chain take the longest and come last, so that a user sees
+    # all other results before them.
     methods = [
         *panels.cloning(budget),
         *panels.improving(budget, shifted),

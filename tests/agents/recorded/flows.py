@@ -37,7 +37,7 @@ def chunks(arrays: Arrays, i: int) -> Chunk:
         rows.action.reshape(B, setting(arrays, "chunk"), -1),
         rows.reward.reshape(B, -1),
         valid.reshape(B, -1),
-        rows.discount,
+        rows.mask,
         rows.next_observation,
     )
 

@@ -140,7 +140,7 @@ def test_the_critic_regresses_the_reward_and_nothing_else() -> None:
     expected = 2 * np.mean(np.square(batch.reward))  # two heads, both 0
     np.testing.assert_allclose(metrics["critic_loss"], expected, rtol=1e-5)
     # No discount, next observation or mask has a say in it.
-    other = batch._replace(discount=1 - batch.discount)
+    other = batch._replace(mask=1 - batch.mask)
     _, same = step(blank(state), other, draws)
     assert same["critic_loss"] == metrics["critic_loss"]
 

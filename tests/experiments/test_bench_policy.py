@@ -26,8 +26,8 @@ def test_the_loss_is_the_agent_s(name):
         draws = agent.draw(jax.random.key(0))  # those of the case, target included
         after, metrics = agent.update_step(state, batch, draws)
         judge = after if name == "diffusion_ql" else state
-        loss, parts = case.loss(state.actor, judge, batch, case.draws)
-        return metrics["actor_loss"], loss, metrics["bc_loss"], parts[0]
+        loss, parts = case.loss(state.actor.params, judge, batch, case.draws)
+        return metrics["actor_loss"], loss, metrics["bc_loss"], parts["bc_loss"]
 
     agents_loss, loss, agents_cloning, cloning = both(case.state)
     np.testing.assert_allclose(loss, agents_loss, rtol=1e-4)

@@ -11,6 +11,7 @@ from experiments import evaluate, report
 from experiments.launch.overrides import Override
 from experiments.launch.resolve import resolve
 from jdql.runtime import stored
+from jdql.runtime.evaluate import Evaluation
 from jdql.runtime.metrics import Writer, evaluation_rows
 
 
@@ -25,19 +26,25 @@ def make_run(folder, scores, agent="diffusion_ql", config="walker2d_medium", **c
     )
     stored.save(settings, folder)
     scores = np.asarray(scores, float)
-    seeds = range(first, first + len(scores))
+    members = [{"seed": first + i} for i in range(len(scores))]
     with Writer(folder) as writer:
         for i, column in enumerate(scores.T, start=1):
             # The lowest loss is the last one.
             values = {"bc_loss": 1 / i + np.zeros(len(scores))} if losses else {}
-            writer.metrics(100 * i, seeds, {"q_loss": np.zeros(len(scores)), **values})
+            values["q_loss"] = np.zeros(len(scores))
+            writer.metrics(100 * i, members, values)
             episodes = column[:, None] + np.array([-1.0, 1.0])
+            result = Evaluation(
+                returns=40 * episodes,
+                lengths=np.full(episodes.shape, 1000),
+                peaks=episodes,
+                successes=np.full(episodes.shape, np.nan),
+            )
             writer.evaluation(
                 evaluation_rows(
                     100 * i,
-                    seeds,
-                    40 * episodes,
-                    np.full(episodes.shape, 1000),
+                    members,
+                    result,
                     episodes,
                     dataset="jdql/walker2d/medium-v0",
                     env=settings.eval.env,

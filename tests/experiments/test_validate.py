@@ -43,7 +43,7 @@ def run(tmp_path_factory) -> tuple[Config, Path]:
         sweep=(("agent.lr", (0.0, 0.01)),),
     )
     stored.save(config, folder)
-    train.run(config, diffusion_bc.make, load(DATA, log=quiet), folder, log=quiet)
+    train.run(config, load(DATA, log=quiet), folder, log=quiet)
     return config, folder
 
 
@@ -65,7 +65,7 @@ def test_losses_on_held_out_data(run):
     states = checkpoint.restore_train(folder / "checkpoints", shapes)
     network, schedule = NoiseNetwork(6, (8, 8), 16), make_schedule("vp", 2)
     for member, row in enumerate(rows):
-        params = jax.tree.map(lambda leaf, m=member: leaf[m], states.actor)
+        params = jax.tree.map(lambda leaf, m=member: leaf[m], states.actor.params)
         losses = []
         for number in range(3):
             key = jax.random.fold_in(jax.random.key(validate.KEY), number)

@@ -70,12 +70,14 @@ def _looped(acting: Acting, inputs: Inputs, carries: Carry) -> tuple[Array, Carr
     """Plans [E, h, A] of one member's episodes that plan; the others' are 0."""
 
     def one(e: Array) -> tuple[Array, Carry]:
-        carry = jax.tree.map(lambda c: c[e], carries)
-        key = jax.random.fold_in(inputs.keys[e], inputs.steps[e])
-        return acting.act(inputs.learned, carry, inputs.observations[e], key)
+        carry, observations, key, step = distributed.pick(
+            (carries, inputs.observations, inputs.keys, inputs.steps), e
+        )
+        key = jax.random.fold_in(key, step)
+        return acting.act(inputs.learned, carry, observations, key)
 
     def episode(i: Array, outputs: tuple[Array, Carry]) -> tuple[Array, Carry]:
-        e = inputs.order[i]
+        e = distributed.pick(inputs.order, i)
         return jax.tree.map(lambda every, new: every.at[e].set(new), outputs, one(e))
 
     plan, _ = jax.eval_shape(one, jnp.int32(0))

@@ -11,6 +11,7 @@ The mesh may span several processes; what those tell each other is in
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -172,6 +173,58 @@ def donated(mesh: Mesh, *arguments: int) -> tuple[int, ...]:
     return () if on_cpu() and mesh.size > 1 else arguments
 
 
+def pick(stacked: Any, i: Any) -> Any:
+    """`leaf[i]` of every leaf, in a loop over i, so that XLA keeps it in the loop.
+
+    Of an axis of length one XLA knows the element without knowing i.  It would compute
+    before the loop what needs nothing else, in another program than for a longer axis.
+
+    Args:
+      stacked: arrays (N, ...).
+      i: in [0, N - 1]; it must depend on the turn of the loop.
+    """
+    one = jax.tree.map(
+        lambda leaf: jax.lax.dynamic_index_in_dim(leaf, i, keepdims=False), stacked
+    )
+    return jax.lax.optimization_barrier((i, one))[1]
+
+
+def scan(
+    turn: Callable[[Any, Any], tuple[Any, Any]], carry: Any, count: int
+) -> tuple[Any, Any]:
+    """`lax.scan` over 0 to count - 1, on a CPU equal to the bit for any count.
+
+    XLA's CPU compiler adds the terms of a sum in the order that suits the program
+    around it.  A loop of one turn it replaces by its body, whose constants it then
+    folds as it does not in a loop, and other sums come out.  So it is not told the
+    number of turns, and compiles the body as that of a loop even for one.
+
+    An accelerator is told: it would wait for the host's decision after each turn.
+
+    Args:
+      turn: `(carry, i) -> (carry, output)`.
+      carry: before the first turn.
+      count: number of turns, at least 1.
+
+    Returns:
+      The carry after the last turn, and the outputs stacked, (count, ...).
+    """
+    if not on_cpu():
+        return jax.lax.scan(turn, carry, np.arange(count, dtype=np.int32))
+    first = np.int32(0)
+    turn, closed_over = jax.closure_convert(turn, carry, first)  # traced once
+    _, one = jax.eval_shape(turn, carry, first, *closed_over)
+    empty = jax.tree.map(lambda o: jax.lax.empty((count, *o.shape), o.dtype), one)
+
+    def body(i: Any, loop: tuple[Any, Any]) -> tuple[Any, Any]:
+        carry, output = turn(loop[0], i, *closed_over)
+        write = functools.partial(jax.lax.dynamic_update_index_in_dim, index=i, axis=0)
+        return carry, jax.tree.map(write, loop[1], output)
+
+    turns = jax.lax.optimization_barrier(np.int32(count))
+    return jax.lax.fori_loop(0, turns, body, (carry, empty))
+
+
 def map_members(fn: Callable[[Any, Any], Any], mesh: Mesh) -> Callable[[Any, Any], Any]:
     """Maps `fn(member, shared)` over the leading axis of its first argument.
 
@@ -185,9 +238,10 @@ def map_members(fn: Callable[[Any, Any], Any], mesh: Mesh) -> Callable[[Any, Any
     """
 
     def on_device(members: Any, shared: Any) -> Any:
-        if on_cpu():
-            return jax.lax.map(lambda member: fn(member, shared), members)
-        return jax.vmap(fn, in_axes=(0, None))(members, shared)
+        if not on_cpu():
+            return jax.vmap(fn, in_axes=(0, None))(members, shared)
+        count = len(jax.tree.leaves(members)[0])
+        return scan(lambda _, i: ((), fn(pick(members, i), shared)), (), count)[1]
 
     specs = (PartitionSpec(AXIS), PartitionSpec())
     return jax.shard_map(

@@ -218,13 +218,13 @@ def make_updates(
         made = agent(recipe, member.settings, member.given)
         train_key = jax.random.split(jax.random.key(member.seed))[1]
 
-        def update(state: State, _: None):
+        def update(state: State, _: Any):
             key = jax.random.fold_in(train_key, state.step)
             batch_key, draw_key = jax.random.split(key)
             batch = made.sample_batch(batch_key, data)
             return made.update_step(state, batch, made.draw(draw_key))
 
-        return jax.lax.scan(update, state, None, length=length)
+        return distributed.scan(update, state, length)
 
     mapped = distributed.map_members(of_member, mesh)
 

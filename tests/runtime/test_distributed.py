@@ -13,6 +13,8 @@ from types import SimpleNamespace
 
 import chex
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from experiments import run
@@ -160,6 +162,50 @@ def test_processes_tell_each_other(tmp_path):
     said = ["".join(x for x in out if x != "").strip() for out, _ in outs]
     assert "other: process 1 failed: OSError: no disk" in said[0], outs
     assert "own: no disk" in said[1], outs
+
+
+def mean_squares(seed, turns: int):
+    """Sums (turns, 8) that XLA adds up in another order in another program."""
+    mix = np.linspace(-1, 1, 256, dtype=np.float32).reshape(16, 16)
+
+    def turn(step, _):
+        key = jax.random.fold_in(jax.random.key(seed), step)
+        keep_key, noise_key = jax.random.split(key)
+        keep = jax.random.bernoulli(keep_key, 0.9, (8, 16))
+        x = jax.random.normal(noise_key, (8, 16)) @ mix + 0.1
+        kept = jnp.where(keep, x / 0.9, 0.0)
+        return step + 1, jnp.mean(kept * kept, axis=-1)
+
+    return distributed.scan(turn, jnp.int32(0), turns)[1]
+
+
+def sums(seeds, turns: int):
+    """`mean_squares` of each of the seeds, on one device."""
+    mesh = distributed.member_mesh(len(seeds), jax.devices()[:1])
+    mapped = distributed.map_members(lambda seed, _: mean_squares(seed, turns), mesh)
+    return np.asarray(jax.jit(mapped)(np.asarray(seeds, np.uint32), ()))
+
+
+def test_one_member_rounds_as_several():
+    together = sums([0, 1, 2], 3)
+    np.testing.assert_array_equal(sums([1], 3), together[1:2])
+    np.testing.assert_array_equal(sums([1, 2], 3), together[1:])
+
+
+def test_one_turn_of_a_loop_rounds_as_several():
+    three = sums([0, 1], 3)
+    np.testing.assert_array_equal(sums([0, 1], 1), three[:, :1])
+    np.testing.assert_array_equal(sums([0, 1], 2), three[:, :2])
+
+
+def test_scan_is_that_of_jax():
+    def turn(total, i):
+        return total + i, {"total": total, "square": i * i}
+
+    total, outputs = jax.jit(lambda: distributed.scan(turn, jnp.int32(5), 4))()
+    assert total == 5 + 0 + 1 + 2 + 3
+    np.testing.assert_array_equal(outputs["total"], [5, 5, 6, 8])
+    np.testing.assert_array_equal(outputs["square"], [0, 1, 4, 9])
 
 
 @pytest.mark.parametrize(

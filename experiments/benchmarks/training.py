@@ -171,7 +171,7 @@ def train_rows(
                 "precision": name,
                 "updates_per_s": float(np.median(rate)) / seeds,
                 "seed_updates_per_s": float(np.median(rate)),
-                "range": [float(rate.min()), float(rate.max())],
+                "range": [float(np.min(rate)), float(np.max(rate))],
                 f"of_{first}": float(np.median(taken[first] / taken[name])),
                 "gflop_by_hand": flops / 1e9,
                 "gflop_by_xla": case.xla_flops and case.xla_flops / 1e9,

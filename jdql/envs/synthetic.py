@@ -90,7 +90,7 @@ class Synthetic(gymnasium.Env):
 
     def _observe(self) -> np.ndarray:
         shape = self.observation_space.shape
-        return self.np_random.standard_normal(shape).astype(np.float32)
+        return np.asarray(self.np_random.standard_normal(shape), np.float32)
 
 
 if ENV_ID not in gymnasium.registry:

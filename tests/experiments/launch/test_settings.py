@@ -90,8 +90,11 @@ def test_settings_are_those_on_record(task):
             assert found == stored(task, system), system
 
 
-def test_every_task_is_on_record():
-    assert set(RECORDED) == set(TASKS)
+LATER = {"pointmaze"}  # families that are no older than the table
+
+
+def test_every_older_task_is_on_record():
+    assert set(RECORDED) == {n for n, t in TASKS.items() if t.family not in LATER}
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -107,7 +110,7 @@ def test_variants_change_what_they_did(name):
 
 def test_where_a_system_had_no_settings_the_run_is_the_tasks_own():
     systems = set().union(*RECORDED.values())
-    for name in TASKS:
+    for name in RECORDED:
         plain = resolve(name)
         for system in systems - set(RECORDED[name]):
             config = resolve(f"{system}:{name}")
@@ -184,7 +187,7 @@ def test_a_row_is_whole(task):
     assert limit == task.horizon
     assert all((task.title, task.data, task.expect, task.source, task.time))
     # Only jdql's own tasks have numbers that a run here may be compared with.
-    comparable = task.family in ("bandit", "safety")
+    comparable = task.family in ("bandit", "safety", "pointmaze")
     assert task.source.endswith("not comparable") is not comparable
 
 

@@ -81,6 +81,32 @@ def step_embedding(
     return jnp.broadcast_to(embedded, (*leading, dim))
 
 
+def with_condition(
+    step: Float[Array, "*B E"],
+    embed: MLP | None,
+    condition: Float[Array, "*B C"] | None,
+    keep: Float[Array, "*B"] | None = None,
+) -> Float[Array, "*B F"]:
+    """The embedding of the step, with that of the condition behind it.
+
+    Args:
+      step: embedding of the diffusion step.
+      embed: embeds the condition; None leaves it as it is.
+      condition: None where there is none; with `embed`, a dropped one.
+      keep: 1, or 0 where the condition is dropped.  It is the embedding that becomes 0,
+        since a condition of 0 may be one like any other.
+    """
+    if embed is not None:
+        nothing = jnp.zeros((*step.shape[:-1], embed.out))
+        found = nothing if condition is None else embed(condition)
+    elif condition is not None:
+        found = condition
+    else:
+        return step
+    found = found if keep is None else found * keep[..., None]
+    return jnp.concatenate([step, found], axis=-1)
+
+
 class ConvBlock(nn.Module):
     """mish(group norm(convolution)).
 
@@ -163,6 +189,31 @@ class TemporalBlock(nn.Module):
         inner = block(name="block_1")(inner)
         changes = x.shape[-1] != self.features
         return inner + (Dense(self.features, name="skip")(x) if changes else x)
+
+
+class Level(nn.Module):
+    """Two blocks of one width and, where there is one, attention.
+
+    Attributes:
+      block: makes one of the blocks by its name.
+      attention: makes the attention by its name, or None.
+    """
+
+    block: Callable[..., nn.Module]
+    attention: Callable[..., nn.Module] | None = None
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "*B H I"],
+        condition: Float[Array, "*B E"],
+        local: Float[Array, "*B H F"] | None = None,
+    ) -> Float[Array, "*B H F"]:
+        """Maps `[*B, H, I]` to `[*B, H, F]`; `local` is added between the blocks."""
+        x = self.block(name="first")(x, condition)
+        x = x if local is None else x + local
+        x = self.block(name="second")(x, condition)
+        return x if self.attention is None else self.attention(name="attention")(x)
 
 
 class LinearAttention(nn.Module):

@@ -21,11 +21,13 @@ from jdql.networks.layers import Dense
 from jdql.networks.mlp import MLP
 from jdql.networks.temporal_layers import (
     ConvBlock,
+    Level,
     Shift,
     TemporalBlock,
     doubling,
     halving,
     step_embedding,
+    with_condition,
 )
 from jdql.types import Array, Float, Real
 
@@ -66,57 +68,6 @@ def check_widths(widths: Sequence[int], groups: int) -> None:
             f"the widths of a U-Net must be multiples of its {groups=} of channels, "
             f"and the first one of {FINAL_GROUPS}: received {tuple(widths)}"
         )
-
-
-def with_condition(
-    step: Float[Array, "*B E"],
-    embed: MLP | None,
-    condition: Float[Array, "*B C"] | None,
-    keep: Float[Array, "*B"] | None = None,
-) -> Float[Array, "*B F"]:
-    """The embedding of the step, with that of the condition behind it.
-
-    Args:
-      step: embedding of the diffusion step.
-      embed: embeds the condition; None leaves it as it is.
-      condition: None where there is none; with `embed`, a dropped one.
-      keep: 1, or 0 where the condition is dropped.  It is the embedding that becomes 0,
-        since a condition of 0 may be one like any other.
-    """
-    if embed is not None:
-        nothing = jnp.zeros((*step.shape[:-1], embed.out))
-        found = nothing if condition is None else embed(condition)
-    elif condition is not None:
-        found = condition
-    else:
-        return step
-    found = found if keep is None else found * keep[..., None]
-    return jnp.concatenate([step, found], axis=-1)
-
-
-class Level(nn.Module):
-    """Two blocks of one width and, where there is one, attention.
-
-    Attributes:
-      block: makes one of the blocks by its name.
-      attention: makes the attention by its name, or None.
-    """
-
-    block: Callable[..., nn.Module]
-    attention: Callable[..., nn.Module] | None = None
-
-    @nn.compact
-    def __call__(
-        self,
-        x: Float[Array, "*B H I"],
-        condition: Float[Array, "*B E"],
-        local: Float[Array, "*B H F"] | None = None,
-    ) -> Float[Array, "*B H F"]:
-        """Maps `[*B, H, I]` to `[*B, H, F]`; `local` is added between the blocks."""
-        x = self.block(name="first")(x, condition)
-        x = x if local is None else x + local
-        x = self.block(name="second")(x, condition)
-        return x if self.attention is None else self.attention(name="attention")(x)
 
 
 class TemporalUnet(nn.Module):

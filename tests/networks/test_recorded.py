@@ -68,13 +68,26 @@ def test_unet_of_decision_diffuser(file):
     keep = jnp.asarray(arrays["draw/0000/keep"])[:, 0]
     check_shapes(network, params, x, k, returns)
     apply = jax.jit(network.apply)
-    calls = {
-        "given": (returns,),
-        "dropped": (None,),
-        "train": (returns, keep),
-    }
+    calls = {"given": (returns,), "dropped": (None,), "train": (returns, keep)}
     for name, call in calls.items():
         found = apply(params, x, k, *call)
         assert_close(found, arrays[f"out/{name}"], tolerance(arrays), name)
     nothing = apply(params, x, k, returns, jnp.zeros_like(keep))
     assert_close(nothing, arrays["out/dropped"], tolerance(arrays), "dropped by keep")
+
+
+@pytest.mark.parametrize("file", of("diffuser_value"))
+def test_value_network_of_diffuser(file):
+    arrays = load(file)
+    network, params = unets.value(arrays), unets.params(arrays)
+    x, k = inputs(arrays, "x", "timestep")
+    check_shapes(network, params, x, k)
+
+    @jax.jit
+    def both(x):
+        value, back = jax.vjp(lambda x: network.apply(params, x, k), x)
+        return value, back(jnp.ones_like(value))[0]
+
+    value, gradient = both(x)
+    assert_close(value, arrays["out/value"][:, 0], 1e-5, "value")
+    assert_close(gradient, arrays["out/gradient"], 1e-5, "gradient")

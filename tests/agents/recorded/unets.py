@@ -14,6 +14,7 @@ import numpy as np
 from jdql.networks.mlp import MLP
 from jdql.networks.temporal_layers import Film, LinearAttention, Shift
 from jdql.networks.temporal_unet import TemporalUnet
+from jdql.networks.temporal_value import TemporalValue
 from tests.agents.recorded.files import Arrays, names, setting
 
 # The block that their code makes for a way in which the condition never comes.
@@ -26,13 +27,15 @@ MODULES = (
     (r"^mid_modules\.(\d)", r"middle_\1"),
     (r"^mid_block(\d)", lambda m: f"middle_{int(m[1]) - 1}"),
     (r"^mid_attn", "middle_attention"),
+    (r"^mid_down(\d)\.conv", lambda m: f"middle_halve_{int(m[1]) - 1}"),
+    (r"^final_block\.(\d)", r"head.\1"),
     (r"^final_conv\.0", "final"),
     (r"^final_conv\.1", "out"),
-    (r"^downs?(?:_modules)?\.(\d+)\.[23]\.conv", r"halve_\1"),
-    (r"^downs?(?:_modules)?\.(\d+)", r"down_\1"),
+    (r"^(?:blocks|downs|down_modules)\.(\d+)\.[23]\.conv", r"halve_\1"),
+    (r"^(?:blocks|downs|down_modules)\.(\d+)", r"down_\1"),
 )
 PARTS = (
-    (r"^(step|embed)\.(\d)", lambda m: f"{m[1]}.Dense_{int(m[2]) // 2}"),
+    (r"^(step|embed|head)\.(\d)", lambda m: f"{m[1]}.Dense_{int(m[2]) // 2}"),
     (r"^((?:down|up)_\d+)\.0", r"\1.first"),
     (r"^((?:down|up)_\d+)\.1", r"\1.second"),
     (r"^((?:down|up)_\d+)\.2", r"\1.attention"),
@@ -54,7 +57,7 @@ def _rewritten(name: str, rules) -> str:
 
 
 def path(name: str, levels: int) -> tuple[str, ...]:
-    """Where a parameter of theirs lies in ours; the way up is counted downwards."""
+    """Where a parameter of theirs lies in ours, which count the way up from below."""
 
     def upwards(m):
         return f"up_{levels - 1 - int(m[1])}"
@@ -63,8 +66,8 @@ def path(name: str, levels: int) -> tuple[str, ...]:
         return f"double_{levels - 1 - int(m[1])}"
 
     ups = (
-        (r"^ups?(?:_modules)?\.(\d+)\.[23]\.conv", doubling),
-        (r"^ups?(?:_modules)?\.(\d+)", upwards),
+        (r"^(?:ups|up_modules)\.(\d+)\.[23]\.conv", doubling),
+        (r"^(?:ups|up_modules)\.(\d+)", upwards),
     )
     *module, leaf = _rewritten(_rewritten(name, MODULES + ups), PARTS).split(".")
     norm = module[-1] == "norm"
@@ -104,7 +107,7 @@ def own(arrays: Arrays, prefix: str) -> dict[str, np.ndarray]:
 
 
 def params(arrays: Arrays, prefix: str = "param/") -> dict:
-    """Parameters of a U-Net, of all or of those that a file holds.
+    """Parameters of a U-Net or a value network: all, or those that a file holds.
 
     Args:
       arrays: a file.
@@ -120,8 +123,9 @@ def params(arrays: Arrays, prefix: str = "param/") -> dict:
 
 
 def widths(arrays: Arrays) -> tuple[int, ...]:
-    if "config/down_dims" in arrays:
-        return setting(arrays, "down_dims")
+    for name in ("down_dims", "dims"):
+        if f"config/{name}" in arrays:
+            return setting(arrays, name)
     return tuple(setting(arrays, "dim") * m for m in setting(arrays, "dim_mults"))
 
 
@@ -145,3 +149,13 @@ def network(arrays: Arrays, prefix: str = "param/") -> TemporalUnet:
         LinearAttention if attention else None,
         MLP((dim, 4 * dim), dim) if returns else None,
     )
+
+
+def value(arrays: Arrays) -> TemporalValue:
+    """The value network that a file is of."""
+    dim = "dim" if "config/dim" in arrays else "embed_dim"
+    kernel, groups = (
+        setting(arrays, name) if f"config/{name}" in arrays else default
+        for name, default in (("kernel_size", 5), ("n_groups", 8))
+    )
+    return TemporalValue(widths(arrays), setting(arrays, dim), kernel, groups)

@@ -97,7 +97,7 @@ class Config:
     def tiny(self) -> Config:
         """The same system at the size of a toy."""
         small = dataclasses.replace(self, horizon=4, batch_size=32, dim=16)
-        quick = dataclasses.replace(small, dim_mults=(1, 1), attention=False, lr=2e-3)
+        quick = dataclasses.replace(small, dim_mults=(1,), attention=False, lr=2e-3)
         planned = dataclasses.replace(
             quick, plan_horizon=None, sample_steps=None, warm_start=None
         )

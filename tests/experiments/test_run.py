@@ -56,6 +56,7 @@ def earlier_runs(name: str) -> list[str]:
     return [f"--config.given.{one}={one}" for one in given]
 
 
+@pytest.mark.usefixtures("unoptimised")
 @pytest.mark.parametrize(("name", "agent"), LAUNCHES)
 def test_every_task_and_every_system_runs(name, agent, capsys):
     arguments = [*filter(None, [agent]), *earlier_runs(name)]

@@ -68,6 +68,16 @@ def _programs() -> Iterator[None]:
     jax.clear_caches()
 
 
+@pytest.fixture
+def unoptimised() -> Iterator[None]:
+    """For programs that are gone after a few updates: they compile in half the time."""
+    import jax
+
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture(autouse=True)
 def _working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder of its own: MuJoCo writes a log into the working directory."""

@@ -46,6 +46,7 @@ def test_mistakes_are_one_line(arguments, message, capsys):
     assert error.count("\n") == 1
 
 
+@pytest.mark.usefixtures("unoptimised")
 def test_acting_is_measured(tmp_path, capsys):
     file = tmp_path / "rows.json"
     assert bench.main(["act", "--batch=1", "--steps=1", f"--json={file}"]) == 0
@@ -70,6 +71,7 @@ def test_products_count_what_they_compute():
     assert chain.flops == repeats * 3 * 2 * 8**3
 
 
+@pytest.mark.usefixtures("unoptimised")
 def test_precisions_are_compared_in_the_same_rounds():
     plain, rounded = train_rows(["float32", "bfloat16"], 1, 4, 1, seconds=0.0)
     assert (plain["precision"], rounded["precision"]) == ("float32", "bfloat16")

@@ -11,6 +11,7 @@ from experiments.benchmarks.training import spec
 from jdql.agents import diffusion_ql, edp
 
 
+@pytest.mark.usefixtures("unoptimised")
 @pytest.mark.parametrize("name", ["diffusion_ql", "edp"])
 def test_the_loss_is_the_agent_s(name):
     """On the critics that the agent judges by: updated already, or not yet."""
@@ -34,6 +35,7 @@ def test_the_loss_is_the_agent_s(name):
     np.testing.assert_allclose(cloning, agents_cloning, rtol=1e-4)
 
 
+@pytest.mark.usefixtures("unoptimised")
 def test_a_row_compares_the_two():
     row = policy.policy_row("float32", 4, 2, seconds=0.0)
     assert (row["mode"], row["steps"], row["batch"]) == ("policy", 2, 4)

@@ -78,6 +78,7 @@ def test_a_mistake_is_one_line(arguments, part, capsys):
 # The bandit -----------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("unoptimised")
 def test_the_bandit_is_drawn_once(monkeypatch, capsys):
     monkeypatch.setattr(panels, "STEPS", (2,))
     monkeypatch.setattr(panels, "DRAWN", 50)
@@ -133,6 +134,7 @@ def test_full_is_the_authors_size():
 # The ablations --------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("unoptimised")
 def test_steps_are_trained_timed_and_drawn_once(monkeypatch, capsys):
     monkeypatch.setattr(steps, "STEPS", (3,))
     monkeypatch.setattr(speed, "CALLS", 2)
@@ -163,6 +165,7 @@ def test_the_sizes_of_the_step_runs(tmp_path):
     assert {c.train.steps for c in full} == {2_000_000}
 
 
+@pytest.mark.usefixtures("unoptimised")
 def test_eta_is_swept_in_one_run(capsys):
     assert figures.main(["eta", "--out=f", "--runs=r", *TINY, "--seeds=1"]) == 0
     assert drawn(Path("f/eta"))
@@ -180,6 +183,7 @@ def test_eta_is_swept_in_one_run(capsys):
     assert "trained already" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("unoptimised")
 def test_agents_are_trained_timed_and_drawn(monkeypatch, capsys):
     monkeypatch.setattr(speed, "CALLS", 2)
     monkeypatch.setattr(speed, "LENGTH", 1)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from experiments import evaluate, run
+from experiments.configs.tasks import TASKS
 from experiments.launch.names import agent_names, system_names, task_names
 from experiments.launch.overrides import split_overrides
 from experiments.launch.resolve import resolve
@@ -20,9 +21,14 @@ from jdql.agents.base import required
 from jdql.runtime import checkpoint, distributed
 from jdql.runtime.metrics import read_rows
 
-# Every task with Diffusion-QL, every other system on its task, and what has no system.
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
+CLONING = "--config.agent=diffusion_bc"
+# Diffusion-QL on one task of each family, every other system on its own task, and the
+# other tasks with what compiles soonest: a task does not depend on the system.
+OF_FAMILY = {TASKS[name].family: name for name in task_names()}.values()
 LAUNCHES = [
-    *((task, "") for task in task_names()),
+    *((task, "" if task in OF_FAMILY else CLONING) for task in task_names()),
     *((system, "") for system in system_names() if system != "diffusion_ql"),
     *(
         ("hopper_medium", f"--config.agent={agent}")

@@ -24,6 +24,8 @@ from jdql.data.npz import from_columns
 from jdql.envs import bandit
 from jdql.types import DataSpec, Transition
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 SPEC = DataSpec(2, 2, (-1.0, -1.0), (1.0, 1.0))
 B = 8
 METHODS = (bc_mle, bc_cvae, bc_mmd, ql_mle, ql_cvae, ql_mmd)

@@ -158,7 +158,8 @@ def test_a_warm_start_goes_on_from_the_last_plan():
     def start(predict, draws, guide=None, clamp=None):
         return draws.start
 
-    parts = parts._replace(warmed=samplers.Sampler(0, start))
+    only_start = samplers.Sampler(0, start)
+    parts = parts._replace(warmed=only_start, sampler=only_start)
     plan, key = jnp.arange(24.0).reshape(8, 3), jax.random.key(2)
     carry = diffuser.remember(parts, diffuser.forget(parts), plan)
     found = diffuser.plans(parts, (), carry, jnp.zeros(3), key)[0]
@@ -213,9 +214,9 @@ def test_returns_run_to_the_end_of_the_episode_by_hand():
 
 def test_windows_beyond_an_episode_are_zeros_of_the_environment():
     layout = parts_of(SCALED, padding=True, goal=(), execute=1).layout
-    data = episodes((2,), (True,))
+    data = jax.tree.map(jnp.asarray, episodes((2,), (True,)))
     rows = once(lambda key: layout.rows(key, data, 64))(jax.random.key(0))
-    found = np.asarray(layout.take(jax.tree.map(jnp.asarray, data), rows))
+    found = np.asarray(layout.take(data, rows))
     assert found.shape == (64, 8, 3)
     nothing = [-0.8, -0.5, -0.5]  # (0 - 0.2) 4, (0 - 1) / 2, (0 - 2) / 4
     both = np.concatenate([data.action, data.observation[:, :2]], axis=1)

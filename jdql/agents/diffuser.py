@@ -90,6 +90,11 @@ class Config:
     sampler: str = "ancestral"
     sample_steps: int | None = None  # None: diffusion_steps
     plan_horizon: int | None = None  # of plans; None: horizon
+    # Horizons of shorter plans to a goal: the first is taken that moves as fast as its
+    # own speeds say, to `jump` in the units of positions; else `plan_horizon`.
+    shorter: tuple[int, ...] = ()
+    jump: float = 0.1
+    time_step: float = 0.01  # of the environment, in the units of speeds
     execute: int = 1  # steps of a plan before the next one
     # A plan begins as the last one, noised to this diffusion step; None: as noise.
     warm_start: int | None = None
@@ -99,7 +104,7 @@ class Config:
         small = dataclasses.replace(self, horizon=4, batch_size=32, dim=16)
         quick = dataclasses.replace(small, dim_mults=(1,), attention=False, lr=2e-3)
         planned = dataclasses.replace(
-            quick, plan_horizon=None, sample_steps=None, warm_start=None
+            quick, plan_horizon=None, shorter=(), sample_steps=None, warm_start=None
         )
         return dataclasses.replace(
             planned, diffusion_steps=10, ema_start=10, execute=min(self.execute, 3)
@@ -172,8 +177,9 @@ def build(config: Config, spec: DataSpec) -> Parts:
     schedule = schedules.make_schedule(config.schedule, config.diffusion_steps)
     horizon = at_least("horizon", config.horizon, 2)
     plan_horizon = at_least("plan_horizon", config.plan_horizon or horizon, 2)
-    check_horizon(horizon, len(config.dim_mults))
-    check_horizon(plan_horizon, len(config.dim_mults))
+    check_shorter(config, plan_horizon)
+    for steps in (horizon, plan_horizon, *config.shorter):
+        check_horizon(steps, len(config.dim_mults))
     if not config.goal and config.execute > plan_horizon:
         raise ValueError(
             f"execute={config.execute} is more than the {plan_horizon} actions of a "
@@ -195,6 +201,23 @@ def build(config: Config, spec: DataSpec) -> Parts:
         plan_horizon,
         adam(config.lr),
     )
+
+
+def check_shorter(config: Config, longest: int) -> None:
+    """Refuses shorter plans where there is no goal, or that are not shorter.
+
+    Raises:
+      ValueError: they cannot be chosen from.
+    """
+    if not config.shorter:
+        return
+    within = config.shorter[0] >= 2 and config.shorter[-1] < longest
+    rising = list(config.shorter) == sorted({*config.shorter})
+    if not (within and rising and config.goal and config.warm_start is None):
+        raise ValueError(
+            f"shorter={config.shorter} must be rising horizons of 2 to {longest - 1}, "
+            "of plans to a goal that have no warm_start"
+        )
 
 
 def layout_of(config: Config, spec: DataSpec) -> Layout:
@@ -320,11 +343,13 @@ def learned(state: TrainState) -> Params:
 # Planning -----------------------------------------------------------------------------
 
 
-def known(parts: Parts, observation: Float[Array, " O"]) -> Float[Array, "H D"]:
+def known(
+    parts: Parts, observation: Float[Array, " O"], horizon: int
+) -> Float[Array, "H D"]:
     """A trajectory with what is known of it: the first state, and the goal's."""
     layout, columns = parts.layout, list(parts.config.goal)
     A, S = layout.actions, layout.states
-    plan = jnp.zeros((parts.plan_horizon, layout.width))
+    plan = jnp.zeros((horizon, layout.width))
     plan = plan.at[0, A:].set(observation[:S])
     if not columns:
         return plan
@@ -341,10 +366,12 @@ def plans(
     key: PRNGKeyArray,
     count: int = 1,
     guide: Guidance | None = None,
+    horizon: int | None = None,
 ) -> Float[Array, "N H D"]:
     """N plans from here; the noise of a warm start is drawn like that of any other."""
-    clamp = held(parts, known(parts, observation))
-    shape = (count, parts.plan_horizon, parts.layout.width)
+    horizon = horizon or parts.plan_horizon
+    clamp = held(parts, known(parts, observation, horizon))
+    shape = (count, horizon, parts.layout.width)
     predict = functools.partial(parts.network.apply, learned)
 
     def cold(key: PRNGKeyArray) -> Array:
@@ -390,9 +417,43 @@ def propose(
     observation: Float[Array, " O"],
     key: PRNGKeyArray,
 ) -> tuple[Float[Array, "H D"], Carry]:
-    """One plan, as it is sampled."""
+    """One plan, as it is sampled; or the first of several that can be believed."""
+    if parts.config.shorter:
+        return shortest(parts, learned, observation, key), carry
     plan = plans(parts, learned, carry, observation, key)[0]
     return plan, remember(parts, carry, plan)
+
+
+def shortest(
+    parts: Parts, learned: Params, observation: Float[Array, " O"], key: PRNGKeyArray
+) -> Float[Array, "H D"]:
+    """The first of plans of rising horizons that makes no jump, else the longest.
+
+    A goal that is too far for so few steps is reached by a jump.  Shorter plans stay at
+    their last row, the goal, at rest.
+    """
+    # Deviation: the authors choose one horizon for a maze.
+    longest = parts.plan_horizon
+    horizons = (*parts.config.shorter, longest)
+    keys = jax.random.split(key, len(horizons))
+    tried = [
+        plans(parts, learned, (), observation, key, horizon=horizon)[0]
+        for horizon, key in zip(horizons, keys, strict=True)
+    ]
+    jumps = jnp.stack([largest_jump(parts, plan) for plan in tried])
+    believed = (jumps <= parts.config.jump).at[-1].set(True)
+    whole = [
+        jnp.pad(plan, [(0, longest - len(plan)), (0, 0)], mode="edge") for plan in tried
+    ]
+    return jnp.stack(whole)[jnp.argmax(believed)]
+
+
+def largest_jump(parts: Parts, plan: Float[Array, "H D"]) -> Float[Array, ""]:
+    """max |x_{t+1} - x_t - dt (v_t + v_{t+1}) / 2|, in the environment's units."""
+    layout = parts.layout
+    place, speed = jnp.split(layout.units.raw_state(plan[:, layout.actions :]), 2, 1)
+    by_speed = parts.config.time_step * (speed[1:] + speed[:-1]) / 2
+    return jnp.max(jnp.linalg.norm(place[1:] - place[:-1] - by_speed, axis=1))
 
 
 def waypoints(parts: Parts, plan: Float[Array, "H D"]) -> Float[Array, "h S"]:

@@ -87,10 +87,10 @@ def test_a_goal_is_known_in_the_environments_units():
     """(x - shift) scale: a goal of x = 3 is at rest at 1 and -0.5."""
     parts = parts_of(SCALED)
     seen = SCALING.observation.forward(np.float32([2.0, 6.0, 3.0]))
-    plan = diffuser.known(parts, jnp.asarray(seen))
+    plan = diffuser.known(parts, jnp.asarray(seen), 8)
     np.testing.assert_allclose(plan[0], [0, 0.5, 1.0])
     np.testing.assert_allclose(plan[-1], [0, 1.0, -0.5], atol=1e-6)
-    free = diffuser.known(parts_of(SCALED, goal=(), execute=1), jnp.asarray(seen))
+    free = diffuser.known(parts_of(SCALED, goal=(), execute=1), jnp.asarray(seen), 8)
     np.testing.assert_allclose(free[-1], 0)
 
 
@@ -106,6 +106,30 @@ def test_plans_of_another_horizon_keep_their_ends(horizon):
     np.testing.assert_array_equal(found[0, 1:], seen[:2])
     np.testing.assert_array_equal(found[-1, 1:], jnp.array([0.8, 0.0]))
     assert np.abs(found).max() <= 1
+
+
+def on_a_line(params, x, k):
+    """Goes to the goal in even steps, at a speed of at most 5."""
+    share = jnp.linspace(0, 1, x.shape[1])
+    place = x[:, :1, 1] + (x[:, -1:, 1] - x[:, :1, 1]) * share
+    speed = (x[:, -1:, 1] - x[:, :1, 1]) / (0.01 * (x.shape[1] - 1)) + 0 * share
+    return jnp.stack([0 * place, place, jnp.clip(speed, -5, 5)], axis=-1)
+
+
+@pytest.mark.parametrize(("goal", "horizon"), [(0.1, 4), (0.25, 8), (0.4, 16)])
+def test_the_shortest_plan_without_a_jump_is_taken(goal, horizon):
+    """A step of 0.05 is the longest: three make 0.15, seven 0.35, fifteen 0.75.
+
+    The speed at either end is held at 0, which looks like a jump of 0.025 at most.
+    """
+    parts = parts_of(
+        horizon=16, shorter=(4, 8), jump=0.03, dim_mults=(1,), diffusion_steps=2
+    )
+    parts = parts._replace(network=SimpleNamespace(apply=on_a_line))
+    seen = jnp.array([0.0, 0.0, goal])
+    plan, _ = diffuser.propose(parts, (), (), seen, jax.random.key(0))
+    expected = np.minimum(np.arange(16) / (horizon - 1), 1) * goal
+    np.testing.assert_allclose(plan[:, 1], expected, atol=1e-6)
 
 
 # Following ----------------------------------------------------------------------------
@@ -325,6 +349,9 @@ def test_the_plan_of_the_highest_value_is_carried_out():
         ({"goal": (3,)}, r"goal=\(3,\) must name columns of the 3"),
         ({"states": 3}, "as many positions and as many speeds"),
         ({"goal": (), "execute": 9}, "execute=9 is more than the 8 actions of a plan"),
+        ({"shorter": (6, 4)}, r"shorter=\(6, 4\) must be rising horizons of 2 to 7"),
+        ({"shorter": (5,)}, "take a multiple of 2"),
+        ({"shorter": (4,), "warm_start": 2}, "that have no warm_start"),
         ({"predict": "v"}, "predict must be one of"),
         ({"warm_start": 20}, "warm_start must be a diffusion step of 1 to 19"),
         ({"dim": 6}, "widths of a U-Net"),

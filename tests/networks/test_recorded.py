@@ -13,11 +13,12 @@ from tests.agents.recorded.compare import assert_close
 from tests.agents.recorded.files import Arrays, files, kind, load, parameters
 
 FILES = files("goldens_systems", "JDQL_GOLDENS_SYSTEMS")
+KINDS = {file: kind(file) for file in FILES}
 
 
 def of(*kinds: str):
     """A parameter for every file of these kinds."""
-    return parameters([file for file in FILES if kind(file) in kinds])
+    return parameters([file for file in FILES if KINDS[file] in kinds])
 
 
 def inputs(arrays: Arrays, *names: str) -> list[jax.Array | None]:

@@ -66,30 +66,39 @@ def step_embedding(
     return jnp.broadcast_to(embedded, (*leading, dim))
 
 
+def embedded(
+    embed: MLP | None,
+    condition: Float[Array, "*B C"] | None,
+    keep: Float[Array, "*B"] | None,
+    leading: tuple[int, ...],
+) -> Float[Array, "*B E"] | None:
+    """The embedded condition, 0 where it is dropped; None where there is none.
+
+    Args:
+      embed: embeds the condition; None leaves it as it is.
+      condition: None where there is none; with `embed`, a dropped one.
+      keep: 1, or 0 where the condition is dropped.  It is the embedding that becomes 0,
+        since a condition of 0 may be one like any other.
+      leading: `*B`, of the sequences.
+    """
+    if embed is None:
+        found = condition
+    elif condition is None:
+        found = jnp.zeros((*leading, embed.out))
+    else:
+        found = embed(condition)
+    return found if found is None or keep is None else found * keep[..., None]
+
+
 def with_condition(
     step: Float[Array, "*B E"],
     embed: MLP | None,
     condition: Float[Array, "*B C"] | None,
     keep: Float[Array, "*B"] | None = None,
 ) -> Float[Array, "*B F"]:
-    """The embedding of the step, with that of the condition behind it.
-
-    Args:
-      step: embedding of the diffusion step.
-      embed: embeds the condition; None leaves it as it is.
-      condition: None where there is none; with `embed`, a dropped one.
-      keep: 1, or 0 where the condition is dropped.  It is the embedding that becomes 0,
-        since a condition of 0 may be one like any other.
-    """
-    if embed is not None:
-        nothing = jnp.zeros((*step.shape[:-1], embed.out))
-        found = nothing if condition is None else embed(condition)
-    elif condition is not None:
-        found = condition
-    else:
-        return step
-    found = found if keep is None else found * keep[..., None]
-    return jnp.concatenate([step, found], axis=-1)
+    """The embedding of the step, with that of the condition, if any, behind it."""
+    found = embedded(embed, condition, keep, step.shape[:-1])
+    return step if found is None else jnp.concatenate([step, found], axis=-1)
 
 
 class ConvBlock(nn.Module):

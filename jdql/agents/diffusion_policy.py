@@ -24,7 +24,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -42,12 +42,14 @@ from jdql.agents.base import (
     action_bounds,
 )
 from jdql.checks import at_least, one_of
+from jdql.config import STATIC
 from jdql.data import windows as layout
 from jdql.data.dataset import Dataset
 from jdql.data.sampling import windows
 from jdql.diffusion import constraints, losses, reverse, samplers, schedules
 from jdql.networks.temporal_layers import Film, Shift
 from jdql.networks.temporal_unet import TemporalUnet, check_horizon, check_widths
+from jdql.networks.transformer import ChunkTransformer, check_heads, decays
 from jdql.optim import (
     Averaging,
     Model,
@@ -95,12 +97,18 @@ class Config:
     # are denoised too, behind the actions, and those seen are held.
     observations: str = "condition"
     # networks
-    network: str = "unet"
-    widths: tuple[int, ...] = (256, 512, 1024)  # of the U-Net's levels
+    network: str = "unet"  # or "transformer"
+    # of the U-Net
+    widths: tuple[int, ...] = (256, 512, 1024)  # of its levels
     kernel: int = 5
     groups: int = 8
     modulation: str = "film"  # what the condition does to channels; or "shift"
     step_dim: int = 256
+    # of the transformer
+    layers: int = 8
+    heads: int = 4
+    width: int = 256
+    dropout: float = dataclasses.field(default=0.01, metadata=STATIC)  # in training
     # acting
     sampler: str = "ancestral"
     sample_steps: int | None = None  # None: diffusion_steps
@@ -113,9 +121,11 @@ class Config:
             batch_size=64,
             horizon=4,
             executed=2,
-            widths=(16, 32),
+            widths=(16,),
             kernel=3,
             step_dim=8,
+            layers=1,
+            width=16,
         )
         quick = dataclasses.replace(
             small, lr=2e-3, warmup=0, decay_steps=None, betas=(0.9, 0.999)
@@ -131,10 +141,31 @@ class TrainState(NamedTuple):
 
 
 class Draws(NamedTuple):
-    """The noise of one update; D is A, or A + O where observations are in-painted."""
+    """The noise of one update; D is A, or A + O where observations are in-painted.
+
+    `dropout` has a key for what is dropped out of the transformer, and is `()` for the
+    U-Net.
+    """
 
     k: Int[Array, " B"]
     noise: Float[Array, "B H D"]
+    dropout: tuple[PRNGKeyArray, ...] = ()
+
+
+class Told(NamedTuple):
+    """A network, and how it is told of the observations.
+
+    Attributes:
+      network: `(x [*B, H, D], k, condition) -> [*B, H, D]`.
+      condition: of observations `[*B, C, O]`.
+      decays: which of its parameters decay.
+      drops: whether it is told `deterministic=False` and a key in training.
+    """
+
+    network: nn.Module
+    condition: Callable[[Array], Array | None]
+    decays: Callable[[Params], Params]
+    drops: bool = False
 
 
 class Parts(NamedTuple):
@@ -143,8 +174,7 @@ class Parts(NamedTuple):
     config: Config
     spec: DataSpec
     schedule: schedules.Schedule  # of the K diffusion steps
-    network: nn.Module  # (x [*B, H, D], k, condition) -> [*B, H, D]
-    condition: Callable[[Array], Array | None]  # of the network, of observations
+    told: Told
     sampler: samplers.Sampler
     optimizer: optax.GradientTransformation
     averaging: Averaging
@@ -156,20 +186,17 @@ class Parts(NamedTuple):
         return self.spec.action_dim + inpaints * self.spec.observation_dim
 
 
-# Networks, and what they are told of the observations [*B, C, O]. ---------------------
-
-
-class Told(NamedTuple):
-    """A network, its condition of observations, and its parameters that decay."""
-
-    network: nn.Module
-    condition: Callable[[Array], Array | None]
-    decays: Callable[[Params], Params]
+# Networks. ----------------------------------------------------------------------------
 
 
 def flattened(observations: Float[Array, "*B C O"]) -> Float[Array, "*B E"]:
     """The observations one behind the other."""
     return observations.reshape(*observations.shape[:-2], -1)
+
+
+def one_by_one(observations: Float[Array, "*B C O"]) -> Float[Array, "*B C O"]:
+    """Each observation is a token."""
+    return observations
 
 
 def nothing(observations: Float[Array, "*B C O"]) -> None:
@@ -194,7 +221,21 @@ def unet(config: Config) -> Told:
     return Told(network, condition, everything)
 
 
-NETWORKS = {"unet": unet}
+def transformer(config: Config) -> Told:
+    """The transformer; the kernels of its layers decay."""
+    check_heads(config.width, config.heads)
+    if config.observations != "condition":
+        raise ValueError(
+            f"the transformer has observations as its condition, got "
+            f"observations={config.observations!r}: set 'condition', or network='unet'"
+        )
+    network = ChunkTransformer(
+        config.layers, config.heads, config.width, dropout=config.dropout
+    )
+    return Told(network, one_by_one, decays, drops=config.dropout > 0)
+
+
+NETWORKS = {"unet": unet, "transformer": transformer}
 
 
 # Parts. -------------------------------------------------------------------------------
@@ -219,8 +260,7 @@ def build(config: Config, spec: DataSpec) -> Parts:
         config,
         spec,
         schedule,
-        told.network,
-        told.condition,
+        told,
         sampler,
         optimizer,
         averaging,
@@ -252,7 +292,7 @@ def _sampler(
         # As the authors clip whatever they denoise: scaled observations are in [-1, 1].
         ones = jnp.ones(spec.observation_dim)
         low, high = jnp.concatenate([low, -ones]), jnp.concatenate([high, ones])
-    theirs = {"grid": schedules.leading_grid, "clip_direction": False}
+    theirs: dict[str, Any] = {"grid": schedules.leading_grid, "clip_direction": False}
     return samplers.make_sampler(
         schedule,
         config.sampler,
@@ -265,11 +305,20 @@ def _sampler(
 
 
 def predict(
-    parts: Parts, params: Params, seen: Float[Array, "*B C O"]
+    parts: Parts,
+    params: Params,
+    seen: Float[Array, "*B C O"],
+    dropout: tuple[PRNGKeyArray, ...] = (),
 ) -> Callable[[Array, Array], Array]:
-    """The network for given observations, `(x [*B, H, D], k) -> [*B, H, D]`."""
-    condition = parts.condition(seen)
-    return lambda x, k: parts.network.apply(params, x, k, condition)
+    """The network for given observations, `(x [*B, H, D], k) -> [*B, H, D]`.
+
+    With a key it drops out, as in training.
+    """
+    told, condition = parts.told, parts.told.condition(seen)
+    training: dict[str, Any] = {}
+    if dropout:
+        training = {"deterministic": False, "rngs": {"dropout": dropout[0]}}
+    return lambda x, k: told.network.apply(params, x, k, condition, **training)
 
 
 def clamp(parts: Parts, seen: Float[Array, "*B C O"]) -> Constraint:
@@ -301,7 +350,7 @@ def actor_loss(
     seen = batch.observation[:, : parts.config.observed]
     bc_loss = losses.denoising_loss(
         parts.schedule,
-        predict(parts, params, seen),
+        predict(parts, params, seen, draws.dropout),
         sequences(parts, batch),
         draws.k,
         draws.noise,
@@ -320,7 +369,7 @@ def prepare(parts: Parts, dataset: Dataset) -> Dataset:
     return dataset
 
 
-def _window(config: Config) -> dict[str, int]:
+def _window(config: Config) -> dict[str, Any]:
     """The size of windows, and how far they may reach beyond an episode."""
     return {
         "length": config.horizon,
@@ -334,19 +383,21 @@ def init(parts: Parts, key: PRNGKeyArray) -> TrainState:
     config = parts.config
     seen = jnp.zeros((1, config.observed, parts.spec.observation_dim))
     x = jnp.zeros((1, config.horizon, parts.size))
-    params = parts.network.init(key, x, jnp.zeros((), int), parts.condition(seen))
+    k, condition = jnp.zeros((), int), parts.told.condition(seen)
+    params = parts.told.network.init(key, x, k, condition)
     actor = start(params, parts.optimizer, averaged=True)
     return TrainState(jnp.zeros((), jnp.int32), actor)
 
 
 def draw(parts: Parts, key: PRNGKeyArray) -> Draws:
     """The noise of one update."""
-    k_key, noise_key = jax.random.split(key)
+    k_key, noise_key, dropout_key = jax.random.split(key, 3)
     config = parts.config
     B, K = config.batch_size, config.diffusion_steps
     return Draws(
         k=jax.random.randint(k_key, (B,), 0, K),
         noise=jax.random.normal(noise_key, (B, config.horizon, parts.size)),
+        dropout=(dropout_key,) if parts.told.drops else (),
     )
 
 

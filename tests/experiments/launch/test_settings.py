@@ -28,7 +28,7 @@ from jdql.config import Config, DataConfig
 from jdql.data import minari, sources
 from jdql.envs import simulator, synthetic
 
-NEW = {"pusht"}  # tasks since
+NEW = {"pusht", "two_route"}  # tasks since
 RECORDED = json.loads(Path(__file__).with_name("recorded.json").read_text())
 VARIANTS = RECORDED.pop("variants")
 SYSTEMS = names.system_names()
@@ -185,7 +185,7 @@ def test_a_row_is_whole(task):
     assert limit == task.horizon
     assert all((task.title, task.data, task.expect, task.source, task.time))
     # Numbers that a run here may be compared with: of jdql's own tasks, and of PushT.
-    comparable = task.family in ("bandit", "safety", "pusht")
+    comparable = task.family in ("bandit", "safety", "pusht", "two_route")
     assert task.source.endswith("not comparable") is not comparable
 
 

@@ -57,6 +57,18 @@ REFERENCES: dict[str, Reference] = {
             "NeoRL-2's SafetyHalfCheetah references (polixir/NeoRL2, envs/info.py)",
         ),
         Reference(
+            "pusht",
+            0.0,
+            1.0,
+            "Diffusion Policy's: an episode's highest reward, min(1, coverage / 0.95)",
+        ),
+        Reference(
+            "two_route",
+            0.0,
+            1.0,
+            "jdql's own scale: 1 for reaching the goal; it is nobody else's",
+        ),
+        Reference(
             "bandit",
             0.0,
             5.0,

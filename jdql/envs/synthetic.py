@@ -23,6 +23,7 @@ SIZES = {
     "antmaze": (31, 8),
     "pen": (45, 24),
     "kitchen": (59, 9),
+    "pusht": (20, 2),
 }
 
 
@@ -62,6 +63,7 @@ walker2d = functools.partial(transitions, *SIZES["walker2d"])
 antmaze = functools.partial(transitions, *SIZES["antmaze"])
 pen = functools.partial(transitions, *SIZES["pen"])
 kitchen = functools.partial(transitions, *SIZES["kitchen"])
+pusht = functools.partial(transitions, *SIZES["pusht"])
 
 
 class Synthetic(gymnasium.Env):

@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jdql.networks.convolution import Convolution, Spreading
 from jdql.networks.layers import Dense, mish, step_features, uniform_fan_in
 from jdql.networks.mlp import MLP
 from jdql.types import Array, Float, Real
@@ -28,41 +29,25 @@ def uniform(fan_in: int) -> nn.initializers.Initializer:
     return draw
 
 
-def convolution(
-    inputs: int, features: int, kernel: int, stride: int = 1, name: str | None = None
-) -> nn.Conv:
-    """A convolution padded by half of its kernel: H steps become H / stride.
+def convolution(features: int, kernel: int, name: str | None = None) -> Convolution:
+    """A convolution padded by half of its kernel, which keeps the horizon.
 
     Args:
-      inputs: channels of its input.
       features: channels of its output.
       kernel: taps, an odd number.
-      stride: of the output.
       name: of the module in its parent.
     """
-    law = uniform(kernel * inputs)
-    return nn.Conv(
-        features,
-        (kernel,),
-        stride,
-        padding=((kernel // 2, kernel // 2),),
-        kernel_init=law,
-        bias_init=law,
-        name=name,
-    )
+    return Convolution(features, kernel, name=name)
 
 
-def halving(channels: int, name: str) -> nn.Conv:
+def halving(channels: int, name: str) -> Convolution:
     """Halves the horizon, with three taps; an odd one is rounded up."""
-    return convolution(channels, channels, 3, 2, name)
+    return Convolution(channels, 3, 2, name=name)
 
 
-def doubling(channels: int, name: str) -> nn.ConvTranspose:
+def doubling(channels: int, name: str) -> Spreading:
     """Doubles the horizon, by a transposed convolution with four taps."""
-    law = uniform(4 * channels)
-    return nn.ConvTranspose(
-        channels, (4,), (2,), "SAME", kernel_init=law, bias_init=law, name=name
-    )
+    return Spreading(channels, name=name)
 
 
 def step_embedding(
@@ -134,7 +119,7 @@ class ConvBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "*B H I"]) -> Float[Array, "*B H F"]:
         """Maps `[*B, H, I]` to `[*B, H, features]`."""
-        x = convolution(x.shape[-1], self.features, self.kernel, name="conv")(x)
+        x = convolution(self.features, self.kernel, "conv")(x)
         norm = nn.GroupNorm(
             self.groups,
             epsilon=1e-5,

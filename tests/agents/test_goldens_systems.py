@@ -22,7 +22,7 @@ from jdql.agents import cep
 from jdql.diffusion import guidance, process
 from jdql.diffusion.chain import Chain
 from tests.agents.programs import once
-from tests.agents.recorded import compare, energy, files
+from tests.agents.recorded import compare, energy, files, policies
 from tests.agents.recorded.diffusions import DIFFUSIONS
 from tests.agents.recorded.files import Arrays, Reader, data_spec, setting
 from tests.agents.recorded.flows import FLOWS
@@ -34,7 +34,6 @@ KINDS = {file: files.kind(file) for file in FILES}
 NOT_BUILT = {
     "dd": "Decision Diffuser",
     "diffuser": "Diffuser",
-    "dp": "Diffusion Policy",
     "ldcq": "LDCQ",
     "polygrad": "PolyGRAD",
     "rrf": "relative rewards",
@@ -46,6 +45,10 @@ def reason(kind: str) -> str | None:
     """Why a file of this kind is not compared, if it is not."""
     if kind in SYSTEMS or kind == energy.KIND:
         return None
+    if kind in policies.KINDS:
+        return "compared in test_goldens_policies.py"
+    if kind in policies.ELSEWHERE:
+        return f"compared in {policies.ELSEWHERE[kind]}"
     name = NOT_BUILT.get(kind.split("_")[0])
     return f"{name} is not built" if name else f"nothing here reads {kind!r}"
 

@@ -194,7 +194,7 @@ def make_losses(run: Any, batches: int) -> Any:
     from jdql.runtime import recipe
 
     def losses(state: Any, learned: Any, data: Any) -> Any:
-        agent = recipe.agent(run.recipe, learned.settings, learned.given)
+        agent = recipe.of_learned(run.recipe, learned)
 
         def of_batch(number: Any) -> Any:
             key = jax.random.fold_in(jax.random.key(KEY), number)

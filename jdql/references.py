@@ -25,6 +25,10 @@ class Reference(NamedTuple):
 
 
 _D4RL_GYM = "D4RL's gym references (d4rl/infos.py), measured in the v2 environments"
+_WAYPOINTS = (
+    "jdql's own: random actions, and jdql's waypoint controller without noise, 2000 "
+    "episodes of each (python -m jdql.collect.mazes)"
+)
 
 REFERENCES: dict[str, Reference] = {
     reference.name: reference
@@ -55,6 +59,14 @@ REFERENCES: dict[str, Reference] = {
             -283.0,
             2507.0,
             "NeoRL-2's SafetyHalfCheetah references (polixir/NeoRL2, envs/info.py)",
+        ),
+        *(
+            Reference(f"pointmaze_{maze}", low, high, _WAYPOINTS)
+            for maze, low, high in (
+                ("umaze", 42.43, 224.12),
+                ("medium", 16.89, 416.92),
+                ("large", 7.87, 546.05),
+            )
         ),
         Reference(
             "pusht",

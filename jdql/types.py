@@ -101,12 +101,19 @@ class Future(NamedTuple):
 
 
 class DataSpec(NamedTuple):
-    """What an agent must know of its data: sizes, and bounds of each action."""
+    """What an agent must know of its data: sizes, and bounds of each action.
+
+    `scaling` holds the maps from the environment's units to those of the data, a
+    `jdql.data.scaling.Scaling`, for systems with a rule that is stated in those units
+    (a controller of positions and speeds, padding with zeros).  The runtime gives it to
+    `make`; where it is None, the units are the same.
+    """
 
     observation_dim: int
     action_dim: int
     action_low: tuple[float, ...]
     action_high: tuple[float, ...]
+    scaling: Any = None
 
 
 @runtime_checkable

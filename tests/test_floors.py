@@ -28,7 +28,12 @@ FLOORS = {
     "experiments": 5,
 }
 # A module of a floor's own that the others on it may use.
-SHARED = {"jdql.agents.base", "jdql.agents.actors", "jdql.agents.critics"}
+SHARED = {
+    "jdql.agents.base",
+    "jdql.agents.actors",
+    "jdql.agents.critics",
+    "jdql.agents.trajectories",
+}
 HEAVY = ("gymnasium", "minari", "mujoco", "orbax", "matplotlib", "h5py", "wandb")
 
 

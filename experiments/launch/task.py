@@ -24,8 +24,8 @@ class Task:
     Attributes:
       name: what `--config` takes.
       title: what it is, in a few words.
-      family: locomotion, antmaze, pen, kitchen, bandit, safety, pusht or two_route;
-        most systems have settings for a family rather than for a task.
+      family: locomotion, antmaze, pointmaze, pen, kitchen, bandit, safety, pusht or
+        two_route; most systems have settings for a family rather than for a task.
       datasets: as `DataConfig.dataset`.
       data: what is to be known about the data and the simulator.
       stand_in: noise or random play that takes the data's place in the smoke variant,

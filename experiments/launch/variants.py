@@ -14,7 +14,7 @@ from jdql.config import Config, DataConfig, EvalConfig
 
 _STEPS = 20  # of an episode of the smoke variant
 # What registers simulators that jdql does not install by itself.
-_EXTRAS = ("gymnasium_robotics", "jdql.envs.pusht")
+_EXTRAS = ("gymnasium_robotics", "jdql.envs.pointmaze", "jdql.envs.pusht")
 
 
 def quick(config: Config) -> Config:

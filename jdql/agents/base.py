@@ -36,22 +36,31 @@ Metrics = dict[str, Array]
 class Acting(NamedTuple):
     """A policy that sees the last C observations and plans h actions at a time.
 
-    Who calls it carries out the h actions one after another before the next plan.
+    Who calls it carries out the h actions one after another before the next plan.  A
+    plan may also be of other rows than actions, of waypoints for instance; then
+    `follow` makes an action of each when its turn comes, from what is seen by then.
 
     Attributes:
-      act: `(learned, carry, observations [C, O], key) -> (actions [h, A], carry)`; the
+      act: `(learned, carry, observations [C, O], key) -> (rows [h, W], carry)`; the
         last observation is the current one, and before the C-th step of an episode the
-        first one stands in the place of those that are missing.
+        first one stands in the place of those that are missing.  The rows are actions,
+        W = A, where there is no `follow`.
       reset: `() -> carry` at the start of an episode.
       history: C.
+      follow: `(learned, row [W], observation [O]) -> action [A]`, of the current
+        observation; None where the rows are actions.
     """
 
     act: Callable[
         [Learned, Carry, Float[Array, "C O"], PRNGKeyArray],
-        tuple[Float[Array, "h A"], Carry],
+        tuple[Float[Array, "h W"], Carry],
     ]
     reset: Callable[[], Carry] = tuple
     history: int = 1
+    follow: (
+        Callable[[Learned, Float[Array, " W"], Float[Array, " O"]], Float[Array, " A"]]
+        | None
+    ) = None
 
 
 def _unchanged(dataset: Dataset) -> Data:

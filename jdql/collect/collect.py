@@ -1,8 +1,9 @@
-"""jdql's own datasets: bundled behaviour policies played in Gymnasium, as Minari files.
+"""jdql's own datasets: behaviour policies played in Gymnasium, as Minari files.
 
-The episodes of a collection are numbered; number and seed fix every bit of an episode
-(see `jdql.collect.worker`), and episodes are stored in order of their number.
-The dataset is therefore the same for any number of processes.
+The policies are bundled networks, or controllers (`jdql.collect.mazes`).  The episodes
+of a collection are numbered; number and seed fix every bit of an episode (see
+`jdql.collect.worker`), and episodes are stored in order of their number.  The dataset
+is therefore the same for any number of processes.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jdql import references
+from jdql.collect import mazes
 from jdql.collect.episodes import Episode, cut, read_replay, store
 from jdql.collect.worker import load_block
 from jdql.data import minari
@@ -30,11 +32,17 @@ ASSETS = Path(__file__).resolve().parent.parent / "assets"
 
 
 class Behaviour(NamedTuple):
-    """How a dataset is made: the environment, the policy's file, sampled or greedy."""
+    """How a dataset is made: the environment, the policy's file, sampled or greedy.
+
+    `player` names a function `package.module:function` that plays in the place of a
+    policy's file; it takes the name of the environment and returns a
+    `(seed, block) -> episodes`.
+    """
 
     env: str
     policy: str
     sampled: bool
+    player: str = ""
 
 
 # D4RL collected with sampled actions.  The walker's best policy falls when sampled.
@@ -44,6 +52,11 @@ BEHAVIOURS = {
     "halfcheetah/medium": Behaviour("HalfCheetah-v5", "halfcheetah_medium", True),
     "walker2d/medium": Behaviour("Walker2d-v5", "walker2d_medium", True),
     "walker2d/expert": Behaviour("Walker2d-v5", "walker2d_expert", False),
+}
+_WAYPOINTS = "the noisy waypoint controller", True, "jdql.collect.mazes:player"
+CONTROLLERS = {
+    f"pointmaze/{maze}": Behaviour(f"jdql/PointMaze-{maze}-v0", *_WAYPOINTS)
+    for maze in ("umaze", "medium", "large")
 }
 # Recorded training: no policy, a file.
 REPLAYS = {
@@ -75,7 +88,8 @@ def collect(
       Where it exists already, nothing is collected.
 
     Raises:
-      ValueError: no policy is bundled for it, steps is not positive, seed is negative.
+      ValueError: no policy is bundled for it, steps is not positive, seed is negative,
+        or its simulator is not installed.
       FileNotFoundError: a medium-replay dataset, and its recorded training is absent.
     """
     if steps < 1:
@@ -84,15 +98,16 @@ def collect(
         raise ValueError(f"the seed of a collection must not be negative, it is {seed}")
     target = local_id(dataset_id, steps, seed)
     level = local_id(dataset_id).removeprefix("jdql/").rpartition("-v")[0]
-    if level not in BEHAVIOURS and level not in REPLAYS:
+    if level not in BEHAVIOURS | CONTROLLERS | REPLAYS:
+        known = ", ".join([*BEHAVIOURS, *CONTROLLERS, *REPLAYS])
         raise ValueError(
             f"jdql cannot collect '{dataset_id}': no behaviour policy is bundled for "
-            f"'{level}' (there are {', '.join([*BEHAVIOURS, *REPLAYS])})"
+            f"'{level}' (there are {known})"
         )
     if minari.exists(target):
         log(f"{target} is already in {minari.root()}")
         return target
-    start = time.monotonic()
+    start, algorithm = time.monotonic(), "SAC"
     if level in REPLAYS:
         env = REPLAYS[level]
         path = replay_file(level)
@@ -100,18 +115,31 @@ def collect(
         log(f"storing the recorded training {path.name} as {target}")
         episodes = read_replay(path)
     else:
-        behaviour = BEHAVIOURS[level]
+        behaviour = (BEHAVIOURS | CONTROLLERS)[level]
         env = behaviour.env
         actions = "sampled" if behaviour.sampled else "greedy"
+        policy = f"the bundled policy {behaviour.policy} ({actions} actions, "
         how = f"Policy {behaviour.policy} (SAC), {actions} actions, seed {seed}."
+        if behaviour.player:
+            mazes.require(env)
+            policy, algorithm = f"{behaviour.policy} (", "waypoint controller"
+            how = f"By {behaviour.policy}, seed {seed}."
         log(
-            f"collecting {steps:,} transitions of {env} as {target} with the bundled "
-            f"policy {behaviour.policy} ({actions} actions, seed {seed})"
+            f"collecting {steps:,} transitions of {env} as {target} with {policy}"
+            f"seed {seed})"
         )
         episodes = cut(play(behaviour, steps, seed, processes), steps)
-    store(target, episodes, env, references.find(level.partition("/")[0]), how)
+    store(target, episodes, env, _reference(level), how, algorithm)
     log(f"stored {target} in {minari.root()} ({time.monotonic() - start:.0f} s)")
     return target
+
+
+def _reference(level: str) -> references.Reference:
+    """The returns that score 0 and 100 in the environment of a dataset."""
+    mine = level.replace("/", "_")
+    return references.find(
+        mine if mine in references.REFERENCES else level.partition("/")[0]
+    )
 
 
 def play(
@@ -207,8 +235,11 @@ def _workers(
     threads = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")}
     command = [sys.executable, "-m", "jdql.collect.worker"]
     command += ["--env", behaviour.env, "--seed", str(seed), "--folder", str(folder)]
-    command += ["--policy", str(ASSETS / f"{behaviour.policy}.npz")]
-    command += ["--sampled", str(int(behaviour.sampled))]
+    if behaviour.player:
+        command += ["--player", behaviour.player]
+    else:
+        command += ["--policy", str(ASSETS / f"{behaviour.policy}.npz")]
+        command += ["--sampled", str(int(behaviour.sampled))]
     workers = [
         subprocess.Popen(
             command,

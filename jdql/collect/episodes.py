@@ -79,6 +79,7 @@ def store(
     env: str,
     reference: Reference,
     how: str,
+    algorithm: str = "SAC",
 ) -> None:
     """Writes a Minari dataset (HDF5), which appears whole or not at all.
 
@@ -88,6 +89,7 @@ def store(
       env: Gymnasium id, from which the dataset can make its environment again.
       reference: The returns that score 0 and 100.
       how: A sentence for the description.
+      algorithm: What the behaviour was made by.
     """
     import gymnasium
     import minari as minari_package
@@ -116,7 +118,7 @@ def store(
             env=env,
             observation_space=gymnasium.spaces.Box(low, high, dtype=np.float32),
             action_space=made.action_space,
-            algorithm_name="SAC",
+            algorithm_name=algorithm,
             author="jdql",
             ref_min_score=reference.low,
             ref_max_score=reference.high,

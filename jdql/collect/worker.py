@@ -5,19 +5,21 @@ block numbers from standard input, one a line, writes `block_<n>.npz` into the g
 folder and answers each with a line of JSON.  It imports no jax: a process starts in a
 second and holds little memory.
 
-A block is a fixed group of episodes, played in lock-step by one batched policy call a
-step.  An episode's seeds come from its own number and its row in the batch is always
-the same, so that its bits do not depend on which process played it, or on how many
-processes there were.
+A block is what one call plays.  Of a bundled policy it is a fixed group of episodes,
+played in lock-step by one batched policy call a step.  An episode's seeds come from its
+own number and its row in the batch is always the same, so that its bits do not depend
+on which process played it, or on how many processes there were.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -119,28 +121,45 @@ def load_block(path: Path) -> list[dict[str, np.ndarray]]:
     """Reads what `save_block` wrote."""
     with np.load(path) as file:
         names = ("observations", "actions", "rewards", "terminated")
-        return [{name: file[f"{name}_{i}"] for name in names} for i in range(BLOCK)]
+        count = len(file.files) // len(names)
+        return [{name: file[f"{name}_{i}"] for name in names} for i in range(count)]
+
+
+Play = Callable[[int, int], list[dict[str, np.ndarray]]]  # (seed, block) -> episodes
+
+
+def policy_player(args: argparse.Namespace) -> Play:
+    """Blocks of a bundled policy's episodes."""
+    import gymnasium
+
+    envs = [gymnasium.make(args.env, disable_env_checker=True) for _ in range(BLOCK)]
+    policy = load_policy(args.policy)
+    return lambda seed, block: play_block(envs, policy, bool(args.sampled), seed, block)
+
+
+def own_player(args: argparse.Namespace) -> Play:
+    """Blocks of what a function makes that is named on the command line."""
+    module, _, function = args.player.partition(":")
+    return vars(importlib.import_module(module))[function](args.env)
 
 
 def main(argv: list[str] | None = None) -> None:
     """Answers block numbers until standard input ends."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--env", required=True)
-    parser.add_argument("--policy", required=True)
-    parser.add_argument("--sampled", type=int, required=True)
+    parser.add_argument("--policy", help="file of a bundled policy")
+    parser.add_argument("--sampled", type=int, default=1)
+    parser.add_argument("--player", help="or package.module:function that plays")
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--folder", type=Path, required=True)
     args = parser.parse_args(argv)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to stop
     os.chdir(args.folder)  # MuJoCo writes its log into the working directory
 
-    import gymnasium
-
-    envs = [gymnasium.make(args.env, disable_env_checker=True) for _ in range(BLOCK)]
-    policy = load_policy(args.policy)
+    play = own_player(args) if args.player else policy_player(args)
     for line in sys.stdin:
         block = int(line)
-        episodes = play_block(envs, policy, bool(args.sampled), args.seed, block)
+        episodes = play(args.seed, block)
         save_block(args.folder / f"block_{block}.npz", episodes)
         steps = sum(len(episode["rewards"]) for episode in episodes)
         print(json.dumps({"block": block, "steps": steps}), flush=True)

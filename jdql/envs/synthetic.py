@@ -24,6 +24,7 @@ SIZES = {
     "pen": (45, 24),
     "kitchen": (59, 9),
     "pusht": (20, 2),
+    "pointmaze": (6, 2),
 }
 
 
@@ -64,6 +65,7 @@ antmaze = functools.partial(transitions, *SIZES["antmaze"])
 pen = functools.partial(transitions, *SIZES["pen"])
 kitchen = functools.partial(transitions, *SIZES["kitchen"])
 pusht = functools.partial(transitions, *SIZES["pusht"])
+pointmaze = functools.partial(transitions, *SIZES["pointmaze"])
 
 
 class Synthetic(gymnasium.Env):

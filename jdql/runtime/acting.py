@@ -2,7 +2,9 @@
 
 A policy sees the last C observations and plans h actions.  `Player` keeps both: it
 hands out the actions of a plan one by one and asks the policy again only where none is
-left.  It does so on the host, so that all kinds of devices plan equally seldom.
+left.  It does so on the host, so that all kinds of devices plan equally seldom.  Where
+a plan has rows that are no actions (`Acting.follow`), each is turned into one when it
+is handed out.
 """
 
 from __future__ import annotations
@@ -43,10 +45,28 @@ class Inputs(NamedTuple):
     count: Any
 
 
+class Rows(NamedTuple):
+    """What following plans needs: of one member inside the map, stacked over S outside.
+
+    Attributes:
+      learned: of the member.
+      rows: `[E, W]`, of each episode's plan the one whose turn it is.
+      observations: `[E, O]`, the current ones.
+      order: `[E]`, the numbers of the episodes, those that act first.
+      count: how many act.
+    """
+
+    learned: Learned
+    rows: Any
+    observations: Any
+    order: Any
+    count: Any
+
+
 def planner(acting: Acting, mesh: Mesh) -> Callable[..., tuple[Array, Carry]]:
     """Planning for all episodes that need it: `(Inputs, carries) -> (plans, carries)`.
 
-    Plans are `[S, E, h, A]`, carries stacked `[S, E, ...]` and donated.  A CPU core
+    Plans are `[S, E, h, W]`, carries stacked `[S, E, ...]` and donated.  A CPU core
     plans for one episode after another: how a vectorised matrix product rounds may
     depend on the number of rows, a loop has one fixed shape whatever runs beside it,
     and a core gains nothing from vectorising 50 candidates further.  An accelerator
@@ -67,7 +87,7 @@ def planner(acting: Acting, mesh: Mesh) -> Callable[..., tuple[Array, Carry]]:
 
 
 def _looped(acting: Acting, inputs: Inputs, carries: Carry) -> tuple[Array, Carry]:
-    """Plans [E, h, A] of one member's episodes that plan; the others' are 0."""
+    """Plans [E, h, W] of one member's episodes that plan; the others' are 0."""
 
     def one(e: Array) -> tuple[Array, Carry]:
         carry, observations, key, step = distributed.pick(
@@ -86,13 +106,44 @@ def _looped(acting: Acting, inputs: Inputs, carries: Carry) -> tuple[Array, Carr
 
 
 def _vectorised(acting: Acting, inputs: Inputs, carries: Carry) -> tuple[Array, Carry]:
-    """Plans [E, h, A] of all of one member's episodes; carries move where one plans."""
+    """Plans [E, h, W] of all of one member's episodes; carries move where one plans."""
     keys = jax.vmap(jax.random.fold_in)(inputs.keys, inputs.steps)
     plans, moved = jax.vmap(acting.act, in_axes=(None, 0, 0, 0))(
         inputs.learned, carries, inputs.observations, keys
     )
     place = jnp.argsort(inputs.order)  # of each episode in the order
     return plans, _where(place < inputs.count, moved, carries)
+
+
+def follower(acting: Acting, mesh: Mesh) -> Callable[[Rows], Array] | None:
+    """The actions `[S, E, A]` of rows of plans; None where the rows are actions.
+
+    A CPU core follows one episode's plan after another, an accelerator all at once, for
+    the reasons that `planner` gives.
+    """
+    follow = acting.follow
+    if follow is None:
+        return None
+
+    def in_turn(member: Rows, _: tuple) -> Array:
+        def one(e: Array) -> Array:
+            picked = distributed.pick((member.rows, member.observations), e)
+            return follow(member.learned, *picked)
+
+        def episode(i: Array, actions: Array) -> Array:
+            e = distributed.pick(member.order, i)
+            return actions.at[e].set(one(e))
+
+        action = jax.eval_shape(one, jnp.int32(0))
+        none = jnp.zeros((len(member.order), *action.shape), action.dtype)
+        return jax.lax.fori_loop(0, member.count, episode, none)
+
+    def at_once(member: Rows, _: tuple) -> Array:
+        of_episodes = jax.vmap(follow, in_axes=(None, 0, 0))
+        return of_episodes(member.learned, member.rows, member.observations)
+
+    mapped = distributed.map_members(in_turn if distributed.on_cpu() else at_once, mesh)
+    return jax.jit(lambda rows: mapped(rows, ()))
 
 
 def _where(mask: Any, new: Carry, old: Carry) -> Carry:
@@ -144,6 +195,7 @@ class Player:
         self._shape = (len(seeds), len(episodes))
         self._shard = distributed.sharded(mesh)
         self._history, self._plan = acting.history, planner(acting, mesh)
+        self._follow = follower(acting, mesh)
         self._keys = jax.device_put(episode_keys(seeds, episodes), self._shard)
         self._first = acting.reset
 
@@ -185,10 +237,13 @@ class Player:
         assert self._plans is not None
         length = self._plans.shape[2]
         index = (length - self._left)[..., None, None] % length
-        actions = np.take_along_axis(self._plans, index, axis=2)[:, :, 0]
+        rows = np.take_along_axis(self._plans, index, axis=2)[:, :, 0]
         self._steps[live] += 1
         self._left[live] -= 1
-        return actions
+        if self._follow is None:
+            return rows
+        inputs = Rows(self._learned, rows, observation, *_those_first(live))
+        return np.asarray(self._follow(inputs))
 
     def _remember(self, observation: NDArray[np.float32]) -> None:
         """Puts the observation behind the last ones; a first one fills all places."""
@@ -211,8 +266,7 @@ class Player:
             self._seen,
             self._keys,
             self._steps,
-            np.argsort(~planning, axis=1, kind="stable").astype(np.int32),
-            planning.sum(axis=1).astype(np.int32),
+            *_those_first(planning),
         )
         output, self._carries = self._plan(inputs, self._carries)
         plans = np.asarray(output)
@@ -220,3 +274,11 @@ class Player:
             self._plans = np.zeros_like(plans)
         self._plans = np.where(planning[..., None, None], plans, self._plans)
         self._left[planning] = plans.shape[2]
+
+
+def _those_first(
+    chosen: NDArray[np.bool_],
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """The numbers of all episodes, those in `chosen` first, and how many those are."""
+    order = np.argsort(~chosen, axis=1, kind="stable").astype(np.int32)
+    return order, chosen.sum(axis=1).astype(np.int32)

@@ -163,7 +163,9 @@ def _traceable(recipe: Recipe, members: Members, name: str, data: Data) -> bool:
         learned = made.learned(state)
         if made.acting is not None:
             seen = jnp.zeros((made.acting.history, recipe.spec.observation_dim))
-            made.acting.act(learned, made.acting.reset(), seen, key)
+            rows, _ = made.acting.act(learned, made.acting.reset(), seen, key)
+            if made.acting.follow is not None:
+                made.acting.follow(learned, rows[0], seen[-1])
 
     one = jax.tree.map(lambda leaf: leaf[0], (members.settings[name], members.given))
     try:

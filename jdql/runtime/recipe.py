@@ -67,44 +67,75 @@ def member_config(config: Any, settings: Mapping[str, Any]) -> Any:
 
 
 def agent(
-    recipe: Recipe, settings: Mapping[str, Any], given: Mapping[str, Learned]
+    recipe: Recipe,
+    settings: Mapping[str, Any],
+    given: Mapping[str, Learned],
+    scaling: Scaling | None = None,
 ) -> Agent:
-    """The pure functions of one member, whose numbers may be traced."""
+    """The pure functions of one member, whose numbers may be traced.
+
+    Args:
+      recipe: how its system is made.
+      settings: its float settings.
+      given: what the earlier runs learned that it builds on.
+      scaling: what it was trained with; by default that of the recipe, which training
+        has and a checkpoint gives the shapes of alone.
+    """
     stages = {
-        name: Given(
-            agent(earlier, given[name].settings, given[name].given), given[name].own
-        )
+        name: Given(of_learned(earlier, given[name]), given[name].own)
         for name, earlier in recipe.given.items()
     }
     config = member_config(recipe.config, settings)
-    return recipe.make(config, recipe.spec, stages)
+    return recipe.make(config, _spec(recipe, scaling or recipe.scaling), stages)
+
+
+def of_learned(recipe: Recipe, learned: Learned) -> Agent:
+    """The pure functions of a member that has learned something."""
+    return agent(recipe, learned.settings, learned.given, learned.scaling)
+
+
+def _spec(recipe: Recipe, scaling: Scaling) -> DataSpec:
+    return recipe.spec._replace(scaling=scaling)
 
 
 def outline(recipe: Recipe) -> Agent:
     """The agent for what it is (does it act?), not to be called where it is staged."""
     stages = {n: Given(outline(r), None) for n, r in recipe.given.items()}
-    return recipe.make(recipe.config, recipe.spec, stages)
+    return recipe.make(recipe.config, _spec(recipe, recipe.scaling), stages)
 
 
 def acting(recipe: Recipe) -> Acting | None:
-    """A policy of `Learned`, which sees and acts on the environment's scale."""
+    """A policy of `Learned`, which sees and acts on the environment's scale.
+
+    The rows of a plan that are no actions stay as the system makes them: nobody but its
+    own `follow` reads them.
+    """
     plain = outline(recipe).acting
     if plain is None:
         return None
+
+    def own(learned: Learned) -> Any:
+        return of_learned(recipe, learned).acting
 
     def act(
         learned: Learned,
         carry: Carry,
         observations: Float[Array, "C O"],
         key: PRNGKeyArray,
-    ) -> tuple[Float[Array, "h A"], Carry]:
-        own = agent(recipe, learned.settings, learned.given).acting
-        assert own is not None
+    ) -> tuple[Float[Array, "h W"], Carry]:
         scaled = learned.scaling.observation.forward(observations)
-        actions, carry = own.act(learned.own, carry, scaled, key)
-        return learned.scaling.action.inverse(actions), carry
+        rows, carry = own(learned).act(learned.own, carry, scaled, key)
+        actions = plain.follow is None
+        return learned.scaling.action.inverse(rows) if actions else rows, carry
 
-    return plain._replace(act=act)
+    def follow(
+        learned: Learned, row: Float[Array, " W"], observation: Float[Array, " O"]
+    ) -> Float[Array, " A"]:
+        scaled = learned.scaling.observation.forward(observation)
+        action = own(learned).follow(learned.own, row, scaled)
+        return learned.scaling.action.inverse(action)
+
+    return plain._replace(act=act, follow=None if plain.follow is None else follow)
 
 
 def abstract(recipe: Recipe, members: int) -> Learned:

@@ -224,8 +224,9 @@ class Trained:
       learned: all numbers that acting needs (`jdql.runtime.recipe.Learned`).
       agent: the pure functions of its system, which see data on its own scale.
       acting: the pure functions of its policy on the environment's scale,
-        `act(learned, carry, observations [C, O], key) -> (actions [h, A], carry)`; None
-        for a system that does not act.
+        `act(learned, carry, observations [C, O], key) -> (rows [h, W], carry)`, actions
+        or what `follow` makes actions of (`jdql.agents.base.Acting`); None for a system
+        that does not act.
     """
 
     def __init__(self, run: Run, learned: Learned, member: Member, step: int) -> None:
@@ -233,7 +234,7 @@ class Trained:
         self.config, self.spec, self.step = run.config, run.spec, step
         self.seed: int = member["seed"]
         self.learned = learned
-        self.agent: Agent = recipe.agent(run.recipe, learned.settings, learned.given)
+        self.agent: Agent = recipe.of_learned(run.recipe, learned)
         self.acting: Acting | None = recipe.acting(run.recipe)
         self._folder = run.folder
         self._player: Player | None = None
@@ -254,8 +255,8 @@ class Trained:
     def act(self, observation: Any) -> NDArray[np.float32]:
         """The next action, or one for each row of a batch.
 
-        A policy that plans several actions hands them out one by one; call `reset` when
-        an episode begins.
+        A policy that plans several actions hands them out one by one, and one that
+        plans waypoints follows them; call `reset` when an episode begins.
 
         Args:
           observation: as the environment gives it, [O] or [B, O], or the dictionary of

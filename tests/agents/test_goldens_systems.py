@@ -22,7 +22,7 @@ from jdql.agents import cep
 from jdql.diffusion import guidance, process
 from jdql.diffusion.chain import Chain
 from tests.agents.programs import once
-from tests.agents.recorded import compare, energy, files, policies
+from tests.agents.recorded import compare, energy, files, planners, policies
 from tests.agents.recorded.diffusions import DIFFUSIONS
 from tests.agents.recorded.files import Arrays, Reader, data_spec, setting
 from tests.agents.recorded.flows import FLOWS
@@ -33,7 +33,6 @@ FILES = files.files("goldens_systems", "JDQL_GOLDENS_SYSTEMS")
 KINDS = {file: files.kind(file) for file in FILES}
 NOT_BUILT = {
     "dd": "Decision Diffuser",
-    "diffuser": "Diffuser",
     "ldcq": "LDCQ",
     "polygrad": "PolyGRAD",
     "rrf": "relative rewards",
@@ -49,6 +48,10 @@ def reason(kind: str) -> str | None:
         return "compared in test_goldens_policies.py"
     if kind in policies.ELSEWHERE:
         return f"compared in {policies.ELSEWHERE[kind]}"
+    if kind in planners.KINDS:
+        return "compared in test_goldens_planners.py"
+    if kind in planners.ELSEWHERE:
+        return "compared in the tests of networks and of data"
     name = NOT_BUILT.get(kind.split("_")[0])
     return f"{name} is not built" if name else f"nothing here reads {kind!r}"
 

@@ -300,6 +300,40 @@ def test_a_policy_is_asked_only_where_nothing_is_left(monkeypatch, looped):
     np.testing.assert_array_equal(taken, expected)
 
 
+def waypoints(learned, carry, observations, key):
+    """Three waypoints behind where one is, not of the size of an action."""
+    here = observations[-1, 1]
+    points = here + jnp.array([[5.0], [7.0], [11.0]])
+    return jnp.concatenate([points, jnp.full((3, 1), 100.0)], axis=1), carry + 1
+
+
+def towards(learned, row, observation):
+    return learned["gain"] * (row[:1] - observation[1:]) + row[1:]
+
+
+@pytest.mark.parametrize("looped", [True, False])
+def test_waypoints_are_followed_in_order_from_what_is_seen_by_then(monkeypatch, looped):
+    monkeypatch.setattr(distributed, "on_cpu", lambda: looped)
+    policy = Acting(waypoints, lambda: jnp.array(0.0), follow=towards)
+    mesh = distributed.member_mesh(1, jax.devices()[:1])
+    player, asked = acting.Player(policy, [3, 4], [0, 1], mesh), []
+    plan = player._plan
+    player._plan = lambda *inputs: (
+        asked.append(inputs[0].count.tolist()) or plan(*inputs)
+    )
+    player.start({"gain": jnp.array([1.0, -2.0])})
+    live, taken = np.array([[True, True], [False, True]]), []
+    for place in (0, 4, 9, 10):
+        at = np.array([[place, place + 0.5], [0, -place]], np.float32)
+        seen = np.stack([np.zeros_like(at), at], axis=-1)
+        taken.append(player(seen, live)[live][:, 0].tolist())
+    assert asked == [[2, 1], [2, 1]]  # not once while waypoints are left
+    # 5 - 0, 7 - 4, 11 - 9; then 5 ahead of 10 again.  The other member goes twice as
+    # far the other way, from -4 to 7 in its second step and from -9 to 11 in its third.
+    expected = [[105, 105, 90], [103, 103, 78], [102, 102, 60], [105, 105, 90]]
+    np.testing.assert_array_equal(taken, expected)
+
+
 def test_scores_are_of_the_quantity_that_the_task_names():
     result = evaluate.Evaluation(
         np.array([[2.5, 5.0]]),

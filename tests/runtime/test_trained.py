@@ -17,6 +17,7 @@ import pytest
 import jdql
 from experiments import evaluate, run
 from jdql.agents import cep, diffusion_bc
+from jdql.agents.base import Acting
 from jdql.config import Config, DataConfig, EvalConfig, TrainConfig
 from jdql.data import sources
 from jdql.runtime import checkpoint, recipe, stored, train, trained
@@ -139,6 +140,36 @@ def test_a_batch_keeps_its_size_until_reset(behaviour):
         policy.act(np.zeros((3, 11)))
     policy.reset()
     assert policy.act(np.zeros((3, 11))).shape == (3, 3)
+
+
+def test_plans_that_are_followed_stay_on_the_systems_scale(behaviour):
+    """What is followed, and what is seen then, are scaled; the action is scaled back.
+
+    A rule in the environment's units finds the maps in its spec.
+    """
+    run = trained.open_run(behaviour)
+    learned = jax.tree.map(lambda leaf: leaf[0], trained.restore(run))
+
+    def make(config, spec, given):
+        def act(learned, carry, observations, key):
+            return 2 * observations[:, :4] + 9.0, carry
+
+        def follow(learned, row, observation):
+            speed = spec.scaling.observation.inverse(observation)[3]
+            return jnp.array([row[3] - observation[3], speed, 0.25])
+
+        actor = Acting(act, follow=follow)
+        return run.recipe.make(config, spec, given)._replace(acting=actor)
+
+    policy = recipe.acting(run.recipe._replace(make=make))
+    seen = np.linspace(-2, 3, 11, dtype=np.float32)
+    scaled = SOURCE.scaling.observation.forward(seen)
+    rows, _ = policy.act(learned, (), jnp.asarray(seen)[None], jax.random.key(0))
+    np.testing.assert_allclose(rows, 2 * scaled[None, :4] + 9, rtol=1e-5)
+    action = policy.follow(learned, rows[0], jnp.asarray(seen))
+    own = np.array([scaled[3] + 9, seen[3], 0.25])
+    expected = SOURCE.scaling.action.inverse(own)
+    np.testing.assert_allclose(action, expected, rtol=1e-4, atol=1e-5)
 
 
 # Stages -------------------------------------------------------------------------------

@@ -1,0 +1,166 @@
+"""What planners have in common: trajectories of actions and states, windows of data.
+
+A trajectory `[H, A + S]` has a row `[action, state]` for each of H steps; its state is
+the first S numbers of an observation, all of them or those without the goal.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from jdql.data import sampling, windows
+from jdql.data.dataset import Dataset
+from jdql.data.windows import Rows
+from jdql.diffusion import constraints
+from jdql.optim import Model, Scalar, polyak
+from jdql.types import Array, Constraint, DataSpec, Float, Int, PRNGKeyArray
+
+
+class Units(NamedTuple):
+    """From the units of the data to the environment's, and back, of whole vectors.
+
+    Where a spec has no scaling, they are the same.
+    """
+
+    spec: DataSpec
+
+    def raw_observation(self, observation: Array) -> Array:
+        """`[*B, O]` in the environment's units."""
+        known = self.spec.scaling
+        return observation if known is None else known.observation.inverse(observation)
+
+    def observation(self, raw: Array) -> Array:
+        """`[*B, O]` in those of the data."""
+        known = self.spec.scaling
+        return raw if known is None else known.observation.forward(raw)
+
+    def action(self, raw: Array) -> Array:
+        """`[*B, A]` in those of the data."""
+        known = self.spec.scaling
+        return raw if known is None else known.action.forward(raw)
+
+    def raw_state(self, state: Float[Array, "*B S"]) -> Float[Array, "*B S"]:
+        """The first S numbers of an observation, in the environment's units."""
+        return self.raw_observation(self._whole(state))[..., : state.shape[-1]]
+
+    def state(self, raw: Float[Array, "*B S"]) -> Float[Array, "*B S"]:
+        """The first S numbers of an observation, in the units of the data."""
+        return self.observation(self._whole(raw))[..., : raw.shape[-1]]
+
+    def _whole(self, state: Array) -> Array:
+        missing = self.spec.observation_dim - state.shape[-1]
+        return jnp.pad(state, [(0, 0)] * (state.ndim - 1) + [(0, missing)])
+
+
+class Layout(NamedTuple):
+    """What a trajectory is made of.
+
+    Attributes:
+      horizon: H, its steps.
+      actions: A, the numbers of an action, which come first in a row.
+      states: S, those of a state.
+      padding: whether windows of the data may go on behind the end of their episode,
+        with zeros in the environment's units for actions and states.
+      units: of the data.
+    """
+
+    horizon: int
+    actions: int
+    states: int
+    padding: bool
+    units: Units
+
+    @property
+    def width(self) -> int:
+        """A + S."""
+        return self.actions + self.states
+
+    @property
+    def after(self) -> int:
+        """Steps of a window that may lie behind the end of its episode."""
+        return self.horizon - 1 if self.padding else 0
+
+    def require(self, dataset: Dataset) -> Dataset:
+        """The dataset, if it has windows; see `windows.require`."""
+        windows.require(dataset.episode_ends, self.horizon, after=self.after)
+        return dataset
+
+    def rows(self, key: PRNGKeyArray, dataset: Dataset, batch_size: int) -> Rows:
+        """Where B windows lie, uniformly among all."""
+        ends = dataset.episode_ends
+        return sampling.window_rows(
+            key, ends, batch_size, self.horizon, after=self.after
+        )
+
+    def take(self, dataset: Dataset, rows: Rows) -> Float[Array, "B H D"]:
+        """The trajectories of these windows, D = A + S."""
+        nothing = jnp.zeros(self.units.spec.observation_dim)
+        still = jnp.zeros(self.actions)
+        pad = windows.zero(self.units.observation(nothing), self.units.action(still))
+        window = pad(windows.take(dataset, rows))
+        state = window.observation[..., : self.states]
+        return jnp.concatenate([window.action, state], axis=-1)
+
+
+def known_states(
+    layout: Layout, horizon: int, goal: bool, values: Float[Array, "*B H D"]
+) -> Constraint:
+    """The clamp that holds the first state, and the last one where it is a goal.
+
+    Args:
+      layout: of the trajectories.
+      horizon: H, theirs.
+      goal: whether the last state is held too.
+      values: trajectories with what is held in its place.
+    """
+    mask = np.zeros((horizon, layout.width), bool)
+    mask[[0, -1] if goal else [0], layout.actions :] = True
+    return constraints.inpaint(mask, values)
+
+
+def loss_weights(
+    layout: Layout, action_weight: Scalar, discount: Scalar
+) -> Float[Array, "1 H D"]:
+    """discount^h over its mean, and `action_weight` for the first action.
+
+    As in the authors' code, the weight of the first action replaces the other one.
+    """
+    discounts = discount ** jnp.arange(layout.horizon, dtype=jnp.float32)
+    weights = jnp.repeat((discounts / discounts.mean())[:, None], layout.width, 1)
+    return weights.at[0, : layout.actions].set(action_weight)[None]
+
+
+def averaged(
+    model: Model, step: Int[Array, ""], decay: Scalar, every: int, start: int
+) -> Model:
+    """The average after update `step`, counted from 0, as Diffuser's trainer has it.
+
+    At multiples of `every` it becomes the parameters before update `start`, and from
+    then on moves towards them by 1 - decay.
+    """
+    rate = jnp.where(step < start, 1.0, 1.0 - decay)
+    due = step % every == 0
+    average = polyak(model.average, model.params, jnp.where(due, rate, 0.0))
+    return model._replace(average=average)
+
+
+def returns_to_go(
+    dataset: Any, discount: float, termination_penalty: float
+) -> Float[np.ndarray, " N"]:
+    """sum_i discount^i r_{t+i} to the end of the episode, for every transition t.
+
+    It does not stop at the end of a window.  Of a true end's reward the penalty is a
+    part: `termination_penalty`, which is negative, is added.
+    """
+    reward = np.asarray(dataset.reward, np.float64)
+    reward = reward + termination_penalty * np.asarray(dataset.terminal)
+    ends = np.asarray(dataset.episode_ends)
+    values, last = np.array(reward), np.zeros(len(reward), bool)
+    last[ends - 1] = True
+    for t in range(len(reward) - 2, -1, -1):
+        if not last[t]:
+            values[t] += discount * values[t + 1]
+    return values.astype(np.float32)

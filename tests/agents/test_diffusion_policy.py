@@ -40,6 +40,10 @@ def parts_of(network=None, **changes) -> policy.Parts:
     return parts._replace(told=told)
 
 
+def fresh(parts: policy.Parts) -> policy.TrainState:
+    return once(functools.partial(policy.init, parts))(jax.random.key(0))
+
+
 def numbered(lengths=(9, 5)):
     """Episodes whose observations and actions are the numbers of their steps."""
     step = np.concatenate([np.arange(length) for length in lengths])
@@ -59,7 +63,7 @@ def test_windows_reach_as_far_beyond_an_episode_as_acting_does():
     config = dataclasses.replace(SMALL, observed=3, horizon=6, executed=2)
     agent = policy.make(dataclasses.replace(config, batch_size=500), SPEC)
     data = jax.tree.map(jnp.asarray, agent.prepare(numbered((9,))))
-    batch = agent.sample_batch(jax.random.key(0), data)
+    batch = once(agent.sample_batch)(jax.random.key(0), data)
     windows = {tuple(window) for window in batch.observation[..., 0].tolist()}
     expected = [np.clip(np.arange(6) + start, 0, 8) for start in range(-2, 5)]
     assert windows == {tuple(window.astype(float)) for window in expected}
@@ -147,7 +151,7 @@ def test_the_average_is_that_of_the_power_rule():
     parts = parts_of(warmup=1)
     batch, draws = example(parts)
     update = once(functools.partial(policy.update_step, parts))
-    state = policy.init(parts, jax.random.key(0))
+    state = fresh(parts)
     kernels = []
     for _ in range(4):
         state, _ = update(state, batch, draws)
@@ -163,7 +167,7 @@ def test_the_average_is_that_of_the_power_rule():
 
 def test_under_a_warm_up_the_first_update_changes_nothing():
     parts = parts_of(warmup=4)
-    state = policy.init(parts, jax.random.key(0))
+    state = fresh(parts)
     update = once(functools.partial(policy.update_step, parts))
     first, _ = update(state, *example(parts))
     jax.tree.map(np.testing.assert_array_equal, first.actor.params, state.actor.params)
@@ -178,7 +182,7 @@ def test_under_a_warm_up_the_first_update_changes_nothing():
 def test_the_transformer_drops_out_in_training_alone():
     config = dataclasses.replace(SMALL, network="transformer", dropout=0.5)
     parts = policy.build(config, SPEC)
-    state = policy.init(parts, jax.random.key(0))
+    state = fresh(parts)
     batch, draws = example(parts)
     (one,) = draws.dropout
     loss = once(
@@ -201,16 +205,16 @@ def test_observations_that_are_in_painted_are_held():
     parts = parts_of(observations="inpaint", observed=2)
     assert parts.size == 5
     seen = jax.random.uniform(jax.random.key(3), (7, 2, 3), minval=-1)
-    state = policy.init(parts, jax.random.key(0))
+    state = fresh(parts)
     shape = (7, parts.config.horizon, 5)
     noise = jax.random.normal(jax.random.key(4), (parts.sampler.draws + 1, *shape))
     chain = policy.reverse.ChainDraws(noise[0], noise[1:])
-    made = policy.plan(parts, policy.learned(state), seen, chain)
+    learned = policy.learned(state)
+    made = once(functools.partial(policy.plan, parts))(learned, seen, chain)
     np.testing.assert_array_equal(made[:, :2, 2:], seen)
     assert jnp.abs(made).max() <= 1
-    actions, _ = policy.act(
-        parts, policy.learned(state), (), seen[0], jax.random.key(0)
-    )
+    act = once(functools.partial(policy.act, parts))
+    actions, _ = act(learned, (), seen[0], jax.random.key(0))
     assert actions.shape == (parts.config.executed, 2)
 
 

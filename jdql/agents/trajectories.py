@@ -148,7 +148,7 @@ def averaged(
 
 
 def returns_to_go(
-    dataset: Any, discount: float, termination_penalty: float
+    dataset: Any, discount: Scalar, termination_penalty: Scalar
 ) -> Float[np.ndarray, " N"]:
     """sum_i discount^i r_{t+i} to the end of the episode, for every transition t.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import importlib
 import pkgutil
+from collections.abc import Iterator
 from typing import Any
 
 import chex
@@ -171,9 +172,10 @@ class System:
 
 
 @pytest.fixture(scope="module", params=discovered())
-def system(request: pytest.FixtureRequest) -> System:
-    """One system after another: what its tests compile serves all of them."""
-    return System(request.param)
+def system(request: pytest.FixtureRequest) -> Iterator[System]:
+    """One system after another: what its tests compile serves all of them, and goes."""
+    yield System(request.param)
+    jax.clear_caches()
 
 
 def test_systems_are_found():
@@ -288,9 +290,14 @@ def test_members_together_equal_members_alone_stopped_and_resumed_to_the_bit(sys
         chex.assert_trees_all_equal(member, alone)
 
 
-def test_members_at_once_equal_members_in_turn(system):
+@pytest.fixture
+def in_turn(system):
+    """The members of `both`, compiled as they are used."""
+    return system.both[0]
+
+
+def test_members_at_once_equal_members_in_turn(system, in_turn, unoptimised):
     """The branch of accelerators, which takes all members at once."""
-    in_turn, _ = system.both
     at_once, _ = system.train(system.before(SEEDS), SEEDS, UPDATES, on_cpu=False)
     assert_same_changes(system, in_turn, at_once, UPDATES * rate(system))
 

@@ -352,7 +352,10 @@ def test_what_is_measured_is_finite_and_repeats(system):
 
 
 def test_learns_a_toy_bandit(system):
-    """Cloning alone stays near the data; anything with a critic picks what pays."""
+    """Cloning alone stays near the data; anything with a critic picks what pays.
+
+    Inverse dynamics cannot tell actions apart where the states are alike.
+    """
     act, inputs = system.act, system.inputs(SEEDS)
     data = jax.tree.map(jnp.asarray, system.agent.prepare(bandit_data()))
     state, updates = system.before(SEEDS), system.updates(2, UPDATES)
@@ -363,6 +366,9 @@ def test_learns_a_toy_bandit(system):
     paid = (actions.mean(axis=1) > 0).mean()
     if "critic" in state._fields:
         assert paid > 0.9
+    elif "inverse" in state._fields:
+        # Actions are read off states, which are all alike here: that is their mean.
+        assert jnp.abs(actions).max() < 0.35
     else:
         near = jnp.abs(jnp.abs(actions) - 0.6).max(axis=1) < 0.35
         assert near.mean() > 0.75

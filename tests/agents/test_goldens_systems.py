@@ -32,7 +32,6 @@ SYSTEMS = {**FLOWS, **DIFFUSIONS}
 FILES = files.files("goldens_systems", "JDQL_GOLDENS_SYSTEMS")
 KINDS = {file: files.kind(file) for file in FILES}
 NOT_BUILT = {
-    "dd": "Decision Diffuser",
     "ldcq": "LDCQ",
     "polygrad": "PolyGRAD",
     "rrf": "relative rewards",

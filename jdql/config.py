@@ -20,7 +20,8 @@ STATIC = {"static": True}
 class DataConfig:
     """Where transitions come from and what is done to them before training."""
 
-    # A Minari id ("mujoco/walker2d/medium-v0"), a path ending in .hdf5 or .npz, or
+    # A Minari id ("mujoco/walker2d/medium-v0"), a path ending in .hdf5 or .npz, a
+    # dataset of LeRobot's as a folder or "hf://datasets/OWNER/NAME", or
     # "package.module:function" naming a maker of datasets.  Several are concatenated.
     dataset: tuple[str, ...] = ()
     # auto: local Minari copy, else download, else collect with the bundled policy;

@@ -69,6 +69,18 @@ REFERENCES: dict[str, Reference] = {
             )
         ),
         Reference(
+            "pusht",
+            0.0,
+            1.0,
+            "Diffusion Policy's: an episode's highest reward, min(1, coverage / 0.95)",
+        ),
+        Reference(
+            "two_route",
+            0.0,
+            1.0,
+            "jdql's own scale: 1 for reaching the goal; it is nobody else's",
+        ),
+        Reference(
             "bandit",
             0.0,
             5.0,

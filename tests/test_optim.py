@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 
 from jdql import optim
 from jdql.optim import Averaging, Model
+from tests.data.recordings import recorded
 
 
 def moments(opt) -> optax.ScaleByAdamState:
@@ -120,6 +123,35 @@ def test_a_rate_may_be_traced():
     np.testing.assert_allclose(moved(rates).average["a"], [1.0, 2.0, 3.0])
 
 
+@pytest.mark.parametrize("file", recorded("dp_schedule"))
+def test_the_power_rule_is_diffusion_policys(file):
+    """The decays that their code used at its first 21 calls, and at late ones."""
+    r = np.load(file)
+    early = [n for n in r if n.startswith("ema_decay/")]
+    assert early
+    for name in early:
+        _, power, after = name.split("/")
+        if after != "after0":
+            pytest.skip("a rule that begins later is not offered")
+        rate = optim.power_rule(float(power.removeprefix("power")))
+        late = r[f"ema_decay_late/{power}/{after}"]
+        counts = [*range(len(r[name])), *(10 ** np.arange(2, 2 + len(late)))]
+        decays = [1 - rate(int(n)) for n in counts]
+        np.testing.assert_allclose(decays, [*r[name], *late], atol=1e-6)
+
+
+def test_an_average_by_the_power_rule():
+    """Copies at the first two counts; at n, 1 - n^-1/2 of the old average stays."""
+    rule = Averaging(optim.power_rule(0.5, largest=0.6))
+
+    def moved(count):
+        return optim.follow(model_of(3.0, 1.0), rule, count=count).average["a"]
+
+    counts = jnp.array([0, 1, 2, 3, 4, 7, 100])
+    expected = [3.0, 3.0, 1 + 2 * 0.5**0.5, 1 + 2 * 3**-0.5, 2.0, 1.8, 1.8]
+    np.testing.assert_allclose(jax.vmap(moved)(counts), expected, rtol=1e-6)
+
+
 # Optimisers. --------------------------------------------------------------------------
 
 
@@ -166,6 +198,49 @@ def test_adamw_decays_matrices_only():
     new = after(optimizer, params, slope).params
     assert new["kernel"].item() == pytest.approx(2.0 * (1 - 0.1 * 0.5))
     assert new["bias"].item() == 2.0
+
+
+def test_everything_decays_where_it_is_asked_for():
+    optimizer = optim.adamw(0.1, weight_decay=0.5, decays=optim.everything)
+    new = after(optimizer, jnp.full((1,), 2.0), jnp.zeros(1)).params
+    assert new.item() == pytest.approx(2.0 * (1 - 0.1 * 0.5))
+
+
+def test_the_moments_and_their_guard_are_those_asked_for():
+    """After one gradient g, mu / (1 - b1) = g and the root of nu / (1 - b2) is |g|."""
+    optimizer = optim.adamw(1.0, betas=(0.8, 0.5), eps=3.0)
+    new = after(optimizer, jnp.zeros(1), jnp.array([5.0]))
+    assert moments(new.opt).mu.item() == pytest.approx(0.2 * 5)
+    assert moments(new.opt).nu.item() == pytest.approx(0.5 * 25)
+    assert new.params.item() == pytest.approx(-5 / (5 + 3))
+
+
+@pytest.mark.parametrize("file", recorded("dp_schedule"))
+def test_the_rate_of_every_update_is_diffusion_policys(file):
+    r = np.load(file)
+    found = [n for n in r if n.startswith("lr/cosine/") and not n.endswith("/base")]
+    assert found
+    for name in found:
+        warmup, total = (int(re.sub(r"\D", "", n)) for n in name.split("/")[2:])
+        rates = optim.learning_rates(float(r[f"{name}/base"]), total, warmup)
+        assert callable(rates)
+        made = [rates(n) for n in range(len(r[name]))]
+        np.testing.assert_allclose(made, r[name], rtol=1e-5, atol=1e-10)
+        assert made[0] == 0
+
+
+def test_a_warm_up_leads_to_a_rate_that_stays():
+    optimizer = optim.adamw(jnp.float32(0.2), warmup=4)
+    at = [after(optimizer, jnp.ones(1), jnp.ones(1), n).params.item() for n in range(7)]
+    steps = [0.0, 0.05, 0.1, 0.15, 0.2, 0.2]
+    np.testing.assert_allclose(-np.diff(at), steps, atol=1e-5)
+
+
+def test_a_warm_up_as_long_as_training_is_refused():
+    with pytest.raises(ValueError, match="warmup must be less than decay_steps, 5"):
+        optim.adamw(0.1, decay_steps=5, warmup=5)
+    with pytest.raises(ValueError, match="warmup must be at least 0, got -1"):
+        optim.adamw(0.1, warmup=-1)
 
 
 @pytest.mark.parametrize("make", [optim.adam, optim.adamw])

@@ -24,19 +24,21 @@ class Task:
     Attributes:
       name: what `--config` takes.
       title: what it is, in a few words.
-      family: locomotion, antmaze, pointmaze, pen, kitchen, bandit or safety; most
-        systems have settings for a family rather than for a task.
+      family: locomotion, antmaze, pointmaze, pen, kitchen, bandit, safety, pusht or
+        two_route; most systems have settings for a family rather than for a task.
       datasets: as `DataConfig.dataset`.
       data: what is to be known about the data and the simulator.
       stand_in: noise or random play that takes the data's place in the smoke variant,
         as `package.module:function`; "" where jdql makes or collects the data itself.
       scale_observations: the map of `data.scale_observations`.
+      scale_actions: the map of `data.scale_actions`.
       env: Gymnasium id of the simulator.
       env_module: imported first, where it registers the simulator.
       env_kwargs: arguments of the simulator.
       horizon: steps of the longest episode in the simulator.
       reference: key of the returns in jdql/references.py that score 0 and 100.
       score: which quantity of an episode is its score, as `EvalConfig.score`.
+      seed: of the first episode in the simulator, as `EvalConfig.seed`.
       eta: weight of the Q term (table 3, main.py).
       lr: learning rate of the actor (table 3, main.py).
       grad_norm: bound of the gradient norm (main.py); None clips nothing.
@@ -60,6 +62,7 @@ class Task:
     data: str
     stand_in: str = ""
     scale_observations: str = "identity"
+    scale_actions: str = "identity"
     # simulator
     env: str
     env_module: str = ""
@@ -67,6 +70,7 @@ class Task:
     horizon: int
     reference: str
     score: str = "return"
+    seed: int = EvalConfig.seed
     # the authors' numbers
     eta: float
     lr: float = 3e-4
@@ -116,6 +120,7 @@ def run(
             dataset=task.datasets,
             reward=chosen(reward, task.reward),
             scale_observations=task.scale_observations,
+            scale_actions=task.scale_actions,
         ),
         train=TrainConfig(steps=chosen(epochs, task.epochs) * EPOCH),
         eval=EvalConfig(
@@ -127,6 +132,7 @@ def run(
             top_k=task.top_k,
             reference=task.reference,
             score=task.score,
+            seed=task.seed,
         ),
     )
 

@@ -13,8 +13,8 @@ from experiments.launch.task import Task
 from jdql.config import Config, DataConfig, EvalConfig
 
 _STEPS = 20  # of an episode of the smoke variant
-# Simulators that jdql does not install by itself.
-_NOT_INSTALLED = ("gymnasium_robotics", "jdql.envs.pointmaze")
+# What registers simulators that jdql does not install by itself.
+_EXTRAS = ("gymnasium_robotics", "jdql.envs.pointmaze", "jdql.envs.pusht")
 
 
 def quick(config: Config) -> Config:
@@ -53,7 +53,7 @@ def _smoke_data(data: DataConfig, task: Task | None) -> DataConfig:
 
 
 def _smoke_eval(settings: EvalConfig, task: Task | None) -> EvalConfig:
-    if task and settings.env_module in _NOT_INSTALLED:
+    if task and settings.env_module in _EXTRAS:
         return dataclasses.replace(
             settings,
             env="jdql/Synthetic-v0",

@@ -6,6 +6,7 @@ the first S numbers of an observation, all of them or those without the goal.
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -148,7 +149,7 @@ def averaged(
 
 
 def returns_to_go(
-    dataset: Any, discount: float, termination_penalty: float
+    dataset: Any, discount: Scalar, termination_penalty: Scalar
 ) -> Float[np.ndarray, " N"]:
     """sum_i discount^i r_{t+i} to the end of the episode, for every transition t.
 
@@ -164,3 +165,39 @@ def returns_to_go(
         if not last[t]:
             values[t] += discount * values[t + 1]
     return values.astype(np.float32)
+
+
+def return_labels(
+    dataset: Any, discount: float, termination_penalty: float, scale: float | None
+) -> Float[np.ndarray, " N"]:
+    """Returns to go over a scale, what Decision Diffuser conditions on.
+
+    Args:
+      dataset: on the host.
+      discount: see `returns_to_go`, like the penalty.
+      termination_penalty: of a true end.
+      scale: of the returns; None takes the greatest of them, whose label is then 1.
+
+    Raises:
+      ValueError: the scale is not more than 0.
+    """
+    returns = returns_to_go(dataset, discount, termination_penalty)
+    by = float(returns.max()) if scale is None else scale
+    if not by > 0:
+        raise ValueError(
+            f"returns are divided by {by:g}, and it must be more than 0: set "
+            "returns_scale, which is the greatest return of the data where it is None"
+        )
+    return (returns / by).astype(np.float32)
+
+
+def warn_of_target(target: float, labels: Float[np.ndarray, " N"]) -> None:
+    """Warns of a target further from the labels than half of their span."""
+    low, high = float(labels.min()), float(labels.max())
+    if max(low - target, target - high) > (high - low) / 2:
+        warnings.warn(
+            f"target_return={target:g} is far outside the returns of the data, which "
+            f"are {low:.3g} to {high:.3g} over returns_scale: ask for one among them "
+            "or set returns_scale",
+            stacklevel=2,
+        )

@@ -123,6 +123,33 @@ def from_arrays(
     return Dataset(**arrays, episode_ends=ends)
 
 
+def whole_episodes(
+    observation: Any, action: Any, reward: Any, ends: Any, terminal: Any = None
+) -> Dataset:
+    """Episodes without an observation behind their last action, no step left out.
+
+    Args:
+      observation: [N, O].
+      action: [N, A].
+      reward: [N].
+      ends: [E], one past the last step of each episode.
+      terminal: [N], read at the last steps: those that truly ended; by default none.
+    """
+    last = np.zeros(len(action), bool)
+    last[np.asarray(ends) - 1] = True
+    # The last observation stands in for the one that was not recorded.
+    following = np.where(last, 0, 1) + np.arange(len(last))
+    ended = last & (False if terminal is None else np.asarray(terminal, bool))
+    return from_arrays(
+        observation,
+        action,
+        reward,
+        np.asarray(observation)[following],
+        ended,
+        last & ~ended,
+    )
+
+
 def _check_shapes(arrays: dict[str, np.ndarray]) -> None:
     sizes = {name: len(a) if a.ndim else 0 for name, a in arrays.items()}
     if len(set(sizes.values())) > 1:

@@ -37,6 +37,7 @@ LAYOUTS = (OWN, NEORL)  # those that `read` tells apart by itself
 # Where the files of a folder come from, for those who lack one.
 ORIGINS = {
     "neorl2": "github.com/polixir/neorl2_dataset has it under scripts/dataset",
+    "pusht": "diffusion-policy.cs.columbia.edu/data/training/pusht.zip has its arrays",
 }
 
 
@@ -97,7 +98,7 @@ def read(path: str | Path, columns: Columns | None = None) -> Source:
       ValueError: it is damaged, or lacks a column.
     """
     path = Path(path).expanduser()
-    return from_columns(_read_arrays(path), str(path), columns)
+    return from_columns(read_arrays(path), str(path), columns)
 
 
 def from_columns(
@@ -114,11 +115,7 @@ def from_columns(
       ValueError: a column is missing, lengths differ, or nothing is left.
     """
     columns = columns or next((c for c in LAYOUTS if not _missing(c, arrays)), OWN)
-    missing = _missing(columns, arrays)
-    if missing:
-        raise ValueError(
-            f"{name} lacks {', '.join(missing)} (it has {', '.join(sorted(arrays))})"
-        )
+    require(arrays, columns[:4], name)
     try:
         dataset = transitions(arrays, columns)
     except ValueError as error:
@@ -188,7 +185,22 @@ def _missing(columns: Columns, arrays: dict[str, np.ndarray]) -> list[str]:
     return [name for name in columns[:4] if name not in arrays]
 
 
-def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+def require(arrays: dict[str, np.ndarray], names: tuple[str, ...], file: str) -> None:
+    """Raises ValueError where an array is missing."""
+    missing = [name for name in names if name not in arrays]
+    if missing:
+        raise ValueError(
+            f"{file} lacks {', '.join(missing)} (it has {', '.join(sorted(arrays))})"
+        )
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a file.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: it is damaged, or no .npz file.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
     try:

@@ -3,6 +3,8 @@
 An entry of `config.dataset` is one of
 
 - a file, by its ending: .hdf5 or .h5 (D4RL's), .npz;
+- a dataset in LeRobot's format, as a folder, or on the Hugging Face hub as
+  `hf://datasets/OWNER/NAME`;
 - `package.module:function`, a function without arguments that returns a `Source`, or
   a dictionary of arrays in the layout of `jdql.data.npz`;
 - a Minari id.  Minari's copy is taken where it is here or can be downloaded; otherwise
@@ -15,7 +17,7 @@ import importlib
 from collections.abc import Callable, Mapping
 
 from jdql.config import DataConfig
-from jdql.data import d4rl, minari, npz, rewards
+from jdql.data import d4rl, lerobot, minari, npz, pusht, rewards
 from jdql.data import scaling as scalings
 from jdql.data.dataset import (
     Dataset,
@@ -93,17 +95,26 @@ def _read(entry: str, config: DataConfig, collect: Collect | None, log: Log) -> 
     if entry.endswith((".hdf5", ".h5")):
         return d4rl.read(entry)
     if entry.endswith(".npz"):
-        file = npz.read(npz.locate(entry), npz.columns(config.columns))
-        return file._replace(id=entry)
+        return _read_npz(entry, config.columns)
+    if lerobot.is_name(entry):
+        return lerobot.read(lerobot.locate(entry))._replace(id=entry)
     if ":" in entry and "://" not in entry:
         return _call(entry)
     if not minari.is_id(entry):
         raise ValueError(
             f"'{entry}' names no data: expected a Minari id such as "
-            "mujoco/walker2d/medium-v0, a path ending in .hdf5 or .npz, or "
-            f"package.module:function ({minari.nearest(entry)})"
+            "mujoco/walker2d/medium-v0, a path ending in .hdf5 or .npz, a folder of "
+            "LeRobot's, hf://datasets/OWNER/NAME, or package.module:function "
+            f"({minari.nearest(entry)})"
         )
     return minari.read(locate(entry, config, collect=collect, log=log))
+
+
+def _read_npz(entry: str, columns: str) -> Source:
+    arrays = npz.read_arrays(npz.locate(entry))
+    if not columns and all(name in arrays for name in pusht.COLUMNS):
+        return pusht.from_columns(arrays, entry)
+    return npz.from_columns(arrays, entry, npz.columns(columns))
 
 
 def _choose(source: Source, episodes: str) -> Source:

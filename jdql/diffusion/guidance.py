@@ -9,6 +9,7 @@ log E[e(x_0) | x_k], and x0_hat shifts with the score by noise^2 / signal.
 | g, at the mean of a step and applied to it (Dhariwal & Nichol 2021) | `mean` |
 | g, at x_k and applied to it before a step (Janner et al. 2022) | `diffuser` |
 | e = p(y | x_0), by a network trained with y and one without | `classifier_free` |
+| the same of several y at once | `classifier_free_stacked` |
 | log E[e | x_k] itself, a trained energy (Lu et al. 2023) | `energy` |
 
 A guide is an argument of sampling, `sampler.sample(predict, draws, guide=...)`, and
@@ -190,24 +191,46 @@ def classifier_free(unconditional: Network, weight: Weight) -> Guide:
     return Guide(estimate=estimate)
 
 
-def classifier_free_stacked(weight: Weight) -> Guide:
-    """`classifier_free` with one call for both denoisers.
+def classifier_free_stacked(*weights: Weight) -> Guide:
+    """`classifier_free` with one call for all denoisers, of one condition or of more.
 
-    It guides a denoiser of `[2, *B, A]` whose row 0 is unconditional and whose row 1 is
-    conditional, and gives one of `[*B, A]`: in a composition it comes first.  Where
-    networks are small this halves the time.
+    It guides a denoiser of `[1 + n, *B, A]` whose row 0 is unconditional, u, and whose
+    row i is given condition i, c_i; it gives one of `[*B, A]`, and in a composition
+    comes first.  The estimate is
+
+        u + sum_i weight_i (c_i - u),
+
+    Ajay et al. 2023, section 3.3: "this and that" by positive weights, "not that" by a
+    negative one.  Where the law of u is p(x) and that of c_i is p(x | y_i), conditions
+    that are independent given x make it, at weights 1, the law given all of them.
 
     Args:
-      weight: as in `classifier_free`.
+      *weights: one for each condition; with one alone, as in `classifier_free`.
+
+    Returns:
+      The guide; a denoiser of another number of rows is refused with ValueError.
+
+    Raises:
+      ValueError: no weight.
     """
+    if not weights:
+        raise ValueError("guidance by conditions takes a weight for each, got none")
 
     def estimate(stacked: Denoiser, chain: Chain) -> Denoiser:
         del chain
+        rows = 1 + len(weights)
 
         def guided(x_k: Float[Array, "*B A"], i: Real[Array, "..."]) -> Array:
-            both_i = i if jnp.ndim(i) == 0 else jnp.broadcast_to(i, (2, *jnp.shape(i)))
-            both = stacked(jnp.broadcast_to(x_k, (2, *x_k.shape)), both_i)
-            return mixture(both[0], both[1], weight)
+            each_i = i if jnp.ndim(i) == 0 else jnp.broadcast_to(i, (rows, *i.shape))
+            each = stacked(jnp.broadcast_to(x_k, (rows, *x_k.shape)), each_i)
+            if len(each) != rows:
+                raise ValueError(
+                    f"{len(weights)} conditions and none make {rows} rows, but the "
+                    f"network gives {len(each)}"
+                )
+            # Of one condition this is `mixture`, to the last bit.
+            given = sum(w * c for w, c in zip(weights, each[1:], strict=True))
+            return (1 - sum(weights)) * each[0] + given
 
         return guided
 

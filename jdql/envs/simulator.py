@@ -42,8 +42,7 @@ def _one_line(config: EvalConfig) -> Iterator[None]:
     except (ImportError, gymnasium.error.DependencyNotInstalled) as error:
         raise ValueError(
             f"environment {name} needs a package that is not installed "
-            f"({_first_line(error)}): pip install 'jdql[robotics]' brings the mazes, "
-            "hands and kitchens; other environments come with their own package"
+            f"({_first_line(error)}): {_how_to_install(error)}"
         ) from error
     except gymnasium.error.UnregisteredEnv as error:
         near = difflib.get_close_matches(name, gymnasium.registry, n=1, cutoff=0.3)
@@ -57,6 +56,15 @@ def _one_line(config: EvalConfig) -> Iterator[None]:
             f"environment {name} cannot be made with {config.env_kwargs}: "
             f"{_first_line(error)}"
         ) from error
+
+
+def _how_to_install(error: BaseException) -> str:
+    if getattr(error, "name", None) == "gym_pusht":
+        return "pip install 'jdql[pusht]'"
+    return (
+        "pip install 'jdql[robotics]' brings the mazes, hands and kitchens; other "
+        "environments come with their own package"
+    )
 
 
 def _first_line(error: BaseException) -> str:

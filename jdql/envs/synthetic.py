@@ -23,6 +23,7 @@ SIZES = {
     "antmaze": (31, 8),
     "pen": (45, 24),
     "kitchen": (59, 9),
+    "pusht": (20, 2),
     "pointmaze": (6, 2),
 }
 
@@ -63,6 +64,7 @@ walker2d = functools.partial(transitions, *SIZES["walker2d"])
 antmaze = functools.partial(transitions, *SIZES["antmaze"])
 pen = functools.partial(transitions, *SIZES["pen"])
 kitchen = functools.partial(transitions, *SIZES["kitchen"])
+pusht = functools.partial(transitions, *SIZES["pusht"])
 pointmaze = functools.partial(transitions, *SIZES["pointmaze"])
 
 

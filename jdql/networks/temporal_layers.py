@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jdql.networks.convolution import Convolution, Spreading
 from jdql.networks.layers import Dense, mish, step_features, uniform_fan_in
 from jdql.networks.mlp import MLP
 from jdql.types import Array, Float, Real
@@ -28,62 +29,15 @@ def uniform(fan_in: int) -> nn.initializers.Initializer:
     return draw
 
 
-class Convolution(nn.Module):
-    """A convolution padded by half of its kernel: H steps become H / stride.
+def convolution(features: int, kernel: int, name: str | None = None) -> Convolution:
+    """A convolution padded by half of its kernel, which keeps the horizon.
 
-    It is one product of matrices, of the taps' inputs side by side: XLA's CPU compiler
-    has no fast way back through a convolution inside a loop (20 times slower).
-
-    Attributes:
-      features: F.
+    Args:
+      features: channels of its output.
       kernel: taps, an odd number.
-      stride: of the output; an odd horizon is rounded up.
+      name: of the module in its parent.
     """
-
-    features: int
-    kernel: int
-    stride: int = 1
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "*B H I"]) -> Float[Array, "*B L F"]:
-        """Maps `[*B, H, I]` to `[*B, H / stride, features]`."""
-        taps, inputs = self.kernel, x.shape[-1]
-        law = uniform(taps * inputs)
-        kernel = self.param("kernel", law, (taps, inputs, self.features))
-        bias = self.param("bias", law, (self.features,))
-        padded = beside(x, taps // 2, taps // 2)
-        last = (x.shape[-2] - 1) // self.stride * self.stride + 1
-        seen = [padded[..., j : j + last : self.stride, :] for j in range(taps)]
-        return jnp.concatenate(seen, -1) @ kernel.reshape(-1, self.features) + bias
-
-
-class Doubling(nn.Module):
-    """A transposed convolution with four taps, as products: H steps become 2 H.
-
-    out[2l] = x[l] W_2 + x[l-1] W_0 and out[2l+1] = x[l] W_1 + x[l+1] W_3.
-
-    Attributes:
-      features: F.
-    """
-
-    features: int
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "*B H I"]) -> Float[Array, "*B L F"]:
-        """Maps `[*B, H, I]` to `[*B, 2 H, features]`."""
-        law = uniform(4 * x.shape[-1])
-        kernel = self.param("kernel", law, (4, x.shape[-1], self.features))
-        bias = self.param("bias", law, (self.features,))
-        before, after = beside(x, 1, 0)[..., :-1, :], beside(x, 0, 1)[..., 1:, :]
-        even = x @ kernel[2] + before @ kernel[0]
-        odd = x @ kernel[1] + after @ kernel[3]
-        both = jnp.stack([even, odd], axis=-2)
-        return both.reshape(*x.shape[:-2], -1, self.features) + bias
-
-
-def beside(x: Float[Array, "*B H F"], before: int, after: int) -> Array:
-    """The sequence with so many steps of zeros on either side."""
-    return jnp.pad(x, [*[(0, 0)] * (x.ndim - 2), (before, after), (0, 0)])
+    return Convolution(features, kernel, name=name)
 
 
 def halving(channels: int, name: str) -> Convolution:
@@ -91,9 +45,9 @@ def halving(channels: int, name: str) -> Convolution:
     return Convolution(channels, 3, 2, name=name)
 
 
-def doubling(channels: int, name: str) -> Doubling:
+def doubling(channels: int, name: str) -> Spreading:
     """Doubles the horizon, by a transposed convolution with four taps."""
-    return Doubling(channels, name=name)
+    return Spreading(channels, name=name)
 
 
 def step_embedding(
@@ -112,30 +66,39 @@ def step_embedding(
     return jnp.broadcast_to(embedded, (*leading, dim))
 
 
+def embedded(
+    embed: MLP | None,
+    condition: Float[Array, "*B C"] | None,
+    keep: Float[Array, "*B"] | None,
+    leading: tuple[int, ...],
+) -> Float[Array, "*B E"] | None:
+    """The embedded condition, 0 where it is dropped; None where there is none.
+
+    Args:
+      embed: embeds the condition; None leaves it as it is.
+      condition: None where there is none; with `embed`, a dropped one.
+      keep: 1, or 0 where the condition is dropped.  It is the embedding that becomes 0,
+        since a condition of 0 may be one like any other.
+      leading: `*B`, of the sequences.
+    """
+    if embed is None:
+        found = condition
+    elif condition is None:
+        found = jnp.zeros((*leading, embed.out))
+    else:
+        found = embed(condition)
+    return found if found is None or keep is None else found * keep[..., None]
+
+
 def with_condition(
     step: Float[Array, "*B E"],
     embed: MLP | None,
     condition: Float[Array, "*B C"] | None,
     keep: Float[Array, "*B"] | None = None,
 ) -> Float[Array, "*B F"]:
-    """The embedding of the step, with that of the condition behind it.
-
-    Args:
-      step: embedding of the diffusion step.
-      embed: embeds the condition; None leaves it as it is.
-      condition: None where there is none; with `embed`, a dropped one.
-      keep: 1, or 0 where the condition is dropped.  It is the embedding that becomes 0,
-        since a condition of 0 may be one like any other.
-    """
-    if embed is not None:
-        nothing = jnp.zeros((*step.shape[:-1], embed.out))
-        found = nothing if condition is None else embed(condition)
-    elif condition is not None:
-        found = condition
-    else:
-        return step
-    found = found if keep is None else found * keep[..., None]
-    return jnp.concatenate([step, found], axis=-1)
+    """The embedding of the step, with that of the condition, if any, behind it."""
+    found = embedded(embed, condition, keep, step.shape[:-1])
+    return step if found is None else jnp.concatenate([step, found], axis=-1)
 
 
 class ConvBlock(nn.Module):
@@ -156,7 +119,7 @@ class ConvBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "*B H I"]) -> Float[Array, "*B H F"]:
         """Maps `[*B, H, I]` to `[*B, H, features]`."""
-        x = Convolution(self.features, self.kernel, name="conv")(x)
+        x = convolution(self.features, self.kernel, "conv")(x)
         norm = nn.GroupNorm(
             self.groups,
             epsilon=1e-5,

@@ -31,7 +31,15 @@ from jdql.types import DataSpec
 
 SEED_STRIDE = 10_000  # between the environment seeds of consecutive member seeds
 STEP_LIMIT = 100_000  # of an episode; nothing that is scored is as long
-PACKAGES = ("jdql", "jax", "gymnasium", "mujoco", "gymnasium-robotics")
+PACKAGES = (
+    "jdql",
+    "jax",
+    "gymnasium",
+    "mujoco",
+    "gymnasium-robotics",
+    "gym-pusht",
+    "pymunk",
+)
 
 Progress = Callable[[int, int], None]  # (t, episodes still running)
 

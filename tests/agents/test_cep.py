@@ -15,6 +15,8 @@ from jdql.agents.base import Given
 from jdql.diffusion import schedules
 from jdql.types import DataSpec, Transition
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 SPEC = DataSpec(3, 2, (-1.0, -1.0), (1.0, 1.0))
 B, N = 4, 6
 

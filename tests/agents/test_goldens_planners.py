@@ -1,4 +1,4 @@
-"""Diffuser's authors' numbers: trainers and chains, every draw of theirs put in."""
+"""Two planners' authors' numbers: trainers and chains, every draw of theirs put in."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jdql.agents import diffuser, diffuser_guided, trajectories
+from jdql.agents import decision_diffuser, diffuser, diffuser_guided, trajectories
 from jdql.diffusion.reverse import ChainDraws
 from tests.agents.programs import once
 from tests.agents.recorded import files, planners, unets
@@ -148,3 +148,84 @@ def test_guided_plans_are_the_authors(file):
     assert_close(found[order], arrays["out/trajectories"], 5e-4, "sorted plans")
     of_plans = stage.network.apply(value, found, jnp.int32(0))
     assert_close(of_plans, arrays["out/value_of_final_chain"], 5e-4, "their values")
+
+
+# Decision Diffuser --------------------------------------------------------------------
+
+
+@of("dd_loss")
+def test_decision_diffuser_trains_as_the_authors_does(file):
+    """Their loss is half the sum of two, which one optimiser takes down."""
+    arrays = files.load(file)
+    parts = planners.decision_parts(arrays)
+
+    def models(prefix):
+        planner = unets.params(arrays, f"{prefix}model.")
+        return planner, planners.inverse_params(arrays, f"{prefix}inv_model.")
+
+    @once
+    def update(state, batch, draws):
+        return decision_diffuser.update_step(parts, state, batch, draws)
+
+    pair = (planners.model(parts.optimizer, params) for params in models("init/"))
+    state = decision_diffuser.TrainState(jnp.zeros((), jnp.int32), *pair)
+    reader, updates = Reader(arrays), setting(arrays, "steps")
+    A = setting(arrays, "action_dim")
+    for i in range(updates):
+        rows = planners.batches(arrays, i)
+        window = planners.joined(arrays["batch/trajectories"][rows])
+        label = planners.joined(arrays["batch/returns"][rows])[:, 0]
+        batch = decision_diffuser.Batch(window[..., A:], window[..., :A], label)
+        draws = planners.decision_draws(arrays, reader)
+        state, metrics = update(state, batch, draws)
+        norms = metrics["planner_grad_norm"], metrics["inverse_grad_norm"]
+        found = {
+            "loss": metrics["planner_loss"] + metrics["inverse_loss"],
+            "diffusion_loss": metrics["bc_loss"],
+            "inverse_loss": metrics["inverse_error"],
+        }
+        for name, value in found.items():
+            expected = arrays[f"metric/{name}"][rows].mean()
+            assert_close(value, expected, 2e-5, f"{name}, update {i}")
+        norm = arrays["metric/grad_norm"][i]
+        assert_close(np.hypot(*norms), norm, 2e-5, f"norm, update {i}")
+    reader.finish()
+    learned = (state.planner, state.inverse)
+    for model, params, average in zip(
+        learned, models("final/"), models("final_ema/"), strict=True
+    ):
+        rate = setting(arrays, "lr")
+        assert_same_parameters(model.params, params, rate, updates)
+        assert_same_parameters(model.average, average, rate, updates)
+
+
+@of("dd_sample")
+def test_decision_diffusers_plans_and_actions_are_the_authors(file):
+    """A return and a state of its own in each row; all noise at half its size."""
+    arrays = files.load(file)
+    parts = planners.decision_parts(arrays)
+    learned = decision_diffuser.Learned(
+        unets.params(arrays, "param/model."),
+        planners.inverse_params(arrays, "param/inv_model."),
+    )
+    reader = Reader(arrays)
+    drawn = [reader.next("normal")[:, None] for _ in range(parts.schedule.steps + 1)]
+    reader.finish()
+    inputs = (
+        jnp.asarray(arrays["in/condition/0"])[:, None],
+        ChainDraws(drawn[0], jnp.stack(drawn[1:], axis=1)),
+        jnp.asarray(arrays["in/returns"]),
+    )
+
+    @once
+    @jax.vmap
+    def act(seen, draws, returns):
+        weights = (parts.config.guidance,)
+        plan = decision_diffuser.denoise(
+            parts, learned, seen, draws, tuple(returns), weights
+        )[0]
+        return plan, decision_diffuser.follow(parts, learned, plan[1], seen[-1])
+
+    plans, actions = act(*inputs)
+    assert_close(plans, arrays["out/trajectories"], 5e-4, "plans")
+    assert_close(actions, np.clip(arrays["out/action"], -1, 1), 5e-4, "actions")

@@ -22,7 +22,7 @@ from jdql.agents import cep
 from jdql.diffusion import guidance, process
 from jdql.diffusion.chain import Chain
 from tests.agents.programs import once
-from tests.agents.recorded import compare, energy, files, planners
+from tests.agents.recorded import compare, energy, files, planners, policies
 from tests.agents.recorded.diffusions import DIFFUSIONS
 from tests.agents.recorded.files import Arrays, Reader, data_spec, setting
 from tests.agents.recorded.flows import FLOWS
@@ -32,8 +32,6 @@ SYSTEMS = {**FLOWS, **DIFFUSIONS}
 FILES = files.files("goldens_systems", "JDQL_GOLDENS_SYSTEMS")
 KINDS = {file: files.kind(file) for file in FILES}
 NOT_BUILT = {
-    "dd": "Decision Diffuser",
-    "dp": "Diffusion Policy",
     "ldcq": "LDCQ",
     "polygrad": "PolyGRAD",
     "rrf": "relative rewards",
@@ -45,6 +43,10 @@ def reason(kind: str) -> str | None:
     """Why a file of this kind is not compared, if it is not."""
     if kind in SYSTEMS or kind == energy.KIND:
         return None
+    if kind in policies.KINDS:
+        return "compared in test_goldens_policies.py"
+    if kind in policies.ELSEWHERE:
+        return f"compared in {policies.ELSEWHERE[kind]}"
     if kind in planners.KINDS:
         return "compared in test_goldens_planners.py"
     if kind in planners.ELSEWHERE:

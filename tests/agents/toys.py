@@ -74,7 +74,7 @@ def initial(agent: Agent) -> Any:
 def act(agent: Agent, learned: Any, observation: Any, key: Any) -> jax.Array:
     """The actions `[h, A]` that an agent plans for what it sees now."""
     assert agent.acting is not None
-    seen = jnp.asarray(observation)[None]
+    seen = jnp.tile(jnp.asarray(observation), (agent.acting.history, 1))
     return agent.acting.act(learned, agent.acting.reset(), seen, key)[0]
 
 

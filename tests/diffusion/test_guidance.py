@@ -264,6 +264,70 @@ def test_one_stacked_call_is_the_same(one_step):
     )
 
 
+def of_law(schedule, mean, deviation):
+    """The best denoiser of independent N(mean_i, deviation_i^2)."""
+    mean, variance = jnp.array(mean), jnp.array(deviation) ** 2
+
+    def denoise(x, k):
+        a, s = (process.at(c, k, x) for c in (schedule.signal, schedule.noise))
+        return mean + a * variance / (a**2 * variance + s**2) * (x - a * mean)
+
+    return denoise
+
+
+def rows_of(*denoisers):
+    """One denoiser of stacked rows."""
+
+    def denoise(x, k):
+        each = [k] * len(x) if k.ndim == 0 else k
+        rows = zip(denoisers, x, each, strict=True)
+        return jnp.stack([one(x, k) for one, x, k in rows])
+
+    return denoise
+
+
+def test_conditions_on_what_is_independent_compose_to_both():
+    """One says where the first coordinate is and one where the second: a product.
+
+    Without a condition both are N(0, 1); the denoiser of both conditions is exact at
+    every noise level, since the scores of independent coordinates add.
+    """
+    schedule = schedules.make_schedule("cosine", 5)
+    x, k = noisy_batch()
+    rows = rows_of(
+        of_law(schedule, (0.0, 0.0), (1.0, 1.0)),
+        of_law(schedule, (0.6, 0.0), (0.2, 1.0)),
+        of_law(schedule, (0.0, -0.5), (1.0, 0.1)),
+    )
+    both = of_law(schedule, (0.6, -0.5), (0.2, 0.1))
+    for steps in (k, jnp.array(2)):
+        guide = guidance.classifier_free_stacked(1.0, 1.0)
+        found = guide(rows, chain_of(schedule))(x, steps)
+        np.testing.assert_allclose(found, both(x, steps), atol=1e-5)
+
+
+def test_a_condition_of_negative_weight_is_kept_away_from():
+    """Means of one spread add: -0.2 + 1.0 (0.7 + 0.2) - 0.5 (0.4 + 0.2) = 0.4."""
+    schedule = schedules.make_schedule("cosine", 5)
+    x, k = noisy_batch()
+    rows = rows_of(*(gaussian(schedule, mean) for mean in (U, CONDITION, 0.4)))
+    found = guidance.classifier_free_stacked(1.0, -0.5)(rows, chain_of(schedule))(x, k)
+    np.testing.assert_allclose(found, gaussian(schedule, 0.4)(x, k), atol=1e-5)
+
+
+def test_as_many_weights_as_conditions_are_needed():
+    schedule = schedules.make_schedule("vp", 5)
+    with pytest.raises(ValueError, match="takes a weight for each, got none"):
+        guidance.classifier_free_stacked()
+
+    def two(x, k):
+        return x[:2]
+
+    guide = guidance.classifier_free_stacked(1.0, 2.0)
+    with pytest.raises(ValueError, match="make 3 rows, but the network gives 2"):
+        guide(two, chain_of(schedule))(*noisy_batch())
+
+
 def test_mixing_denoisers_is_mixing_predictions_of_noise():
     """Through a sampler whose networks predict noise."""
     schedule = schedules.make_schedule("vp", 5)

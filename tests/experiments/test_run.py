@@ -37,7 +37,11 @@ LAUNCHES = [
     ),
 ]
 SYNTHETIC = {
-    *(name for name in task_names() if name.startswith(("antmaze", "pen", "kitchen"))),
+    *(
+        name
+        for name in task_names()
+        if name.startswith(("antmaze", "pen", "kitchen", "point", "pusht"))
+    ),
     *(name for name in task_names() if name.endswith("_replay")),
     "halfcheetah_medium_expert",
 }

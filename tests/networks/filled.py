@@ -6,6 +6,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -20,6 +21,6 @@ def filled(network: nn.Module, *call: Any, seed: int = 0) -> Any:
     def draw(path, leaf):
         fan_in = max(1, int(np.prod(leaf.shape[:-1]))) if leaf.ndim > 1 else 4
         value = rng.normal(size=leaf.shape) * fan_in**-0.5
-        return np.float32(value + (path[-1].key == "scale"))
+        return jnp.asarray(value + (path[-1].key == "scale"), jnp.float32)
 
     return jax.tree_util.tree_map_with_path(draw, shapes)

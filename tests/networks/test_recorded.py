@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from tests.agents.recorded import unets
+from jdql.networks.transformer import causal_masks, decays
+from tests.agents.recorded import transformers, unets
 from tests.agents.recorded.compare import assert_close
 from tests.agents.recorded.files import Arrays, files, kind, load, parameters
 
 FILES = files("goldens_systems", "JDQL_GOLDENS_SYSTEMS")
+KINDS = {file: kind(file) for file in FILES}
 
 
 def of(*kinds: str):
     """A parameter for every file of these kinds."""
-    return parameters([file for file in FILES if kind(file) in kinds])
+    return parameters([file for file in FILES if KINDS[file] in kinds])
 
 
 def inputs(arrays: Arrays, *names: str) -> list[jax.Array | None]:
@@ -91,3 +94,32 @@ def test_value_network_of_diffuser(file):
     value, gradient = both(x)
     assert_close(value, arrays["out/value"][:, 0], 1e-5, "value")
     assert_close(gradient, arrays["out/gradient"], 1e-5, "gradient")
+
+
+@pytest.mark.parametrize("file", of("dp_transformer"))
+def test_transformer_of_diffusion_policy(file):
+    arrays = load(file)
+    network, params = transformers.network(arrays), transformers.params(arrays)
+    x, k, condition = inputs(arrays, "sample", "timestep", "cond")
+    check_shapes(network, params, x, k, condition)
+    found = jax.jit(network.apply)(params, x, k, condition)
+    assert_close(found, arrays["out/sample"], 1e-5, "out/sample")
+
+
+@pytest.mark.parametrize("file", of("dp_transformer"))
+def test_masks_of_diffusion_policy(file):
+    arrays = load(file)
+    if "mask" in arrays:
+        actions, memory = causal_masks(*arrays["memory_mask"].shape)
+        np.testing.assert_array_equal(actions, arrays["mask"])
+        np.testing.assert_array_equal(memory, arrays["memory_mask"])
+
+
+@pytest.mark.parametrize("file", of("dp_transformer", "dp_transformer_loss"))
+def test_parameters_that_decay_in_diffusion_policy(file):
+    arrays = load(file)
+    prefix = "init/" if any(name.startswith("init/") for name in arrays) else "param/"
+    chosen = decays(transformers.params(arrays, prefix))["params"]
+    flat = jax.tree_util.tree_leaves_with_path(chosen)
+    found = {tuple(part.key for part in path) for path, decaying in flat if decaying}
+    assert found == transformers.decayed(arrays)

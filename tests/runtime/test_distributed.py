@@ -22,7 +22,7 @@ from jdql.runtime import checkpoint, distributed, processes, trained
 from jdql.runtime.metrics import read_rows
 
 FILE = """
-from jdql.agents.diffusion_ql import Config as Agent
+from jdql.agents.diffusion_bc import Config as Agent
 from jdql.config import Config, DataConfig, EvalConfig, TrainConfig
 
 def get_config():

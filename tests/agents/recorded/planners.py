@@ -1,4 +1,4 @@
-"""The recorded trainers and chains of Diffuser, in the terms of our system."""
+"""The recorded trainers and chains of two planners, in the terms of our systems."""
 
 from __future__ import annotations
 
@@ -9,16 +9,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jdql.agents import diffuser, diffuser_guided
+from jdql.agents import decision_diffuser, diffuser, diffuser_guided
 from jdql.agents.base import Given
 from jdql.optim import Model
-from tests.agents.recorded.files import Arrays, Reader, data_spec, setting
+from tests.agents.recorded import unets
+from tests.agents.recorded.files import Arrays, Reader, data_spec, names, setting
 
 KINDS = (
     "diffuser_loss",
     "diffuser_value_loss",
     "diffuser_sample",
     "diffuser_guided",
+    "dd_loss",
+    "dd_sample",
 )
 # Read by the tests of networks and of data.
 ELSEWHERE = (
@@ -26,6 +29,8 @@ ELSEWHERE = (
     "diffuser_value",
     "diffuser_normalizers",
     "diffuser_dataset",
+    "dd_unet",
+    "dd_dataset",
 )
 
 
@@ -132,3 +137,59 @@ def value_parts(arrays: Arrays, planner: diffuser.Parts | None = None):
     )
     agent: Any = SimpleNamespace(model=shown)
     return diffuser_guided.build(config, {"planner": Given(agent, None)})
+
+
+# Decision Diffuser. -------------------------------------------------------------------
+
+
+def decision_parts(arrays: Arrays) -> decision_diffuser.Parts:
+    """The system of a file, whose loss and chain are as in the authors' code."""
+    assert setting(arrays, "returns_condition")
+    given = {
+        ours: setting(arrays, theirs)
+        for ours, theirs in {
+            "lr": "lr",
+            "ema_decay": "ema_decay",
+            "ema_every": "update_ema_every",
+            "ema_start": "step_start_ema",
+            "loss_discount": "loss_discount",
+        }.items()
+        if f"config/{theirs}" in arrays
+    }
+    config = decision_diffuser.Config(
+        horizon=setting(arrays, "horizon"),
+        diffusion_steps=setting(arrays, "n_timesteps"),
+        dim=setting(arrays, "dim"),
+        dim_mults=setting(arrays, "dim_mults"),
+        kernel=setting(arrays, "kernel_size"),
+        hidden=(setting(arrays, "hidden_dim"),) * 2,
+        guidance=setting(arrays, "condition_guidance_w"),
+        dropout=setting(arrays, "condition_dropout"),
+        predict="epsilon" if setting(arrays, "predict_epsilon") else "x0",
+        clip=setting(arrays, "clip_denoised"),
+        **given,
+    )
+    return decision_diffuser.build(config, spec_of(arrays))
+
+
+def inverse_params(arrays: Arrays, prefix: str) -> dict:
+    """Parameters of the inverse dynamics, or those of them that a file holds."""
+    leaves = {}
+    for name in names(arrays, prefix):
+        index, leaf = name.split(".")
+        value = arrays[prefix + name]
+        place = f"Dense_{int(index) // 2}", "kernel" if leaf == "weight" else "bias"
+        leaves[place] = value.T if leaf == "weight" else value
+    return unets.nested(leaves)
+
+
+def decision_draws(arrays: Arrays, reader: Reader) -> decision_diffuser.Draws:
+    """Steps, noise and coins of one update, whose mini-batches are joined."""
+    triples = [
+        (reader.steps(), reader.next("normal"), reader.next("keep")[:, 0])
+        for _ in range(setting(arrays, "gradient_accumulate_every"))
+    ]
+    # A kept return is one whose coin, 1 or 0, is not below the share of dropped ones.
+    return decision_diffuser.Draws(
+        *(jnp.concatenate(column) for column in zip(*triples, strict=True))
+    )

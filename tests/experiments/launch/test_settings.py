@@ -28,6 +28,7 @@ from jdql.config import Config, DataConfig
 from jdql.data import minari, sources
 from jdql.envs import simulator, synthetic
 
+NEW = {"pusht", "two_route", "pointmaze"}  # families since
 RECORDED = json.loads(Path(__file__).with_name("recorded.json").read_text())
 VARIANTS = RECORDED.pop("variants")
 SYSTEMS = names.system_names()
@@ -90,11 +91,8 @@ def test_settings_are_those_on_record(task):
             assert found == stored(task, system), system
 
 
-LATER = {"pointmaze"}  # families that are no older than the table
-
-
 def test_every_older_task_is_on_record():
-    assert set(RECORDED) == {n for n, t in TASKS.items() if t.family not in LATER}
+    assert set(RECORDED) == {n for n, t in TASKS.items() if t.family not in NEW}
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -186,8 +184,9 @@ def test_a_row_is_whole(task):
     limit = task.env_kwargs.get("max_episode_steps", task.horizon)
     assert limit == task.horizon
     assert all((task.title, task.data, task.expect, task.source, task.time))
-    # Only jdql's own tasks have numbers that a run here may be compared with.
-    comparable = task.family in ("bandit", "safety", "pointmaze")
+    # Numbers that a run here may be compared with: of jdql's own tasks, and of PushT.
+    own = ("bandit", "safety", "pusht", "two_route", "pointmaze")
+    comparable = task.family in own
     assert task.source.endswith("not comparable") is not comparable
 
 

@@ -55,7 +55,7 @@ def updated(agent: Agent, updates: int = 1):
 
 def acted(agent: Agent, learned, seed: int):
     """An action of the policy, [2]."""
-    act, reset, history = agent.acting
+    act, reset, history, _ = agent.acting
     assert history == 1
     actions, _ = jax.jit(act)(learned, reset(), jnp.zeros((1, 2)), jax.random.key(seed))
     return actions[0]

@@ -45,6 +45,7 @@ from jdql.agents.base import (
 )
 from jdql.agents.trajectories import Layout, Units
 from jdql.checks import at_least, one_of
+from jdql.config import STATIC
 from jdql.data.dataset import Dataset
 from jdql.diffusion import constraints, losses, process, reverse, samplers, schedules
 from jdql.diffusion.chain import Guidance
@@ -93,8 +94,9 @@ class Config:
     # Horizons of shorter plans to a goal: the first is taken that moves as fast as its
     # own speeds say, to `jump` in the units of positions; else `plan_horizon`.
     shorter: tuple[int, ...] = ()
-    jump: float = 0.1
-    time_step: float = 0.01  # of the environment, in the units of speeds
+    jump: float = dataclasses.field(default=0.1, metadata=STATIC)
+    # Of the environment, in the units of speeds.
+    time_step: float = dataclasses.field(default=0.01, metadata=STATIC)
     execute: int = 1  # steps of a plan before the next one
     # A plan begins as the last one, noised to this diffusion step; None: as noise.
     warm_start: int | None = None

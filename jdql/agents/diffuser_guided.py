@@ -7,7 +7,7 @@ each denoising step.
 
 | paper | here |
 |---|---|
-| J_phi, the return of a noisy trajectory | `value_loss`, `trajectories.returns_to_go` |
+| J_phi, the return of a noisy trajectory | `value_loss`, `episodes.returns_to_go` |
 | algorithm 1, guided sampling | `propose`, `guidance.diffuser` |
 
 The defaults are the authors' for locomotion.  Their gradient is multiplied by the
@@ -28,6 +28,7 @@ from jdql.agents import trajectories
 from jdql.agents.base import Agent, Carry, Given, Metrics, Stages
 from jdql.checks import at_least
 from jdql.data.dataset import Dataset
+from jdql.data.episodes import returns_to_go
 from jdql.diffusion import guidance, process
 from jdql.networks.temporal_value import TemporalValue, check_value_widths
 from jdql.optim import Model, adam, descend, start
@@ -148,9 +149,8 @@ def prepare(parts: Parts, dataset: Dataset) -> Data:
     """Labels every transition with the return that follows it."""
     config = parts.config
     layout = parts.planner.agent.model.layout
-    value = trajectories.returns_to_go(
-        dataset, config.discount, config.termination_penalty
-    )
+    penalty = float(config.termination_penalty)
+    value = returns_to_go(dataset, float(config.discount), penalty=penalty)
     return Data(layout.require(dataset), value)
 
 

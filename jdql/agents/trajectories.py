@@ -14,6 +14,7 @@ import numpy as np
 
 from jdql.data import sampling, windows
 from jdql.data.dataset import Dataset
+from jdql.data.episodes import returns_to_go
 from jdql.data.windows import Rows
 from jdql.diffusion import constraints
 from jdql.optim import Model, Scalar, polyak
@@ -148,25 +149,6 @@ def averaged(
     return model._replace(average=average)
 
 
-def returns_to_go(
-    dataset: Any, discount: Scalar, termination_penalty: Scalar
-) -> Float[np.ndarray, " N"]:
-    """sum_i discount^i r_{t+i} to the end of the episode, for every transition t.
-
-    It does not stop at the end of a window.  Of a true end's reward the penalty is a
-    part: `termination_penalty`, which is negative, is added.
-    """
-    reward = np.asarray(dataset.reward, np.float64)
-    reward = reward + termination_penalty * np.asarray(dataset.terminal)
-    ends = np.asarray(dataset.episode_ends)
-    values, last = np.array(reward), np.zeros(len(reward), bool)
-    last[ends - 1] = True
-    for t in range(len(reward) - 2, -1, -1):
-        if not last[t]:
-            values[t] += discount * values[t + 1]
-    return values.astype(np.float32)
-
-
 def return_labels(
     dataset: Any, discount: float, termination_penalty: float, scale: float | None
 ) -> Float[np.ndarray, " N"]:
@@ -174,14 +156,14 @@ def return_labels(
 
     Args:
       dataset: on the host.
-      discount: see `returns_to_go`, like the penalty.
+      discount: of `returns_to_go`, like the penalty.
       termination_penalty: of a true end.
       scale: of the returns; None takes the greatest of them, whose label is then 1.
 
     Raises:
       ValueError: the scale is not more than 0.
     """
-    returns = returns_to_go(dataset, discount, termination_penalty)
+    returns = returns_to_go(dataset, discount, penalty=termination_penalty)
     by = float(returns.max()) if scale is None else scale
     if not by > 0:
         raise ValueError(

@@ -13,6 +13,7 @@ import pytest
 from jdql.agents import diffuser, diffuser_guided, trajectories
 from jdql.agents.base import Given
 from jdql.data.dataset import from_arrays
+from jdql.data.episodes import returns_to_go
 from jdql.data.scaling import Affine, Scaling
 from jdql.diffusion import reverse, samplers
 from jdql.optim import Model
@@ -208,7 +209,7 @@ def episodes(lengths, terminal):
 def test_returns_run_to_the_end_of_the_episode_by_hand():
     data = episodes((3, 2), (False, True))
     # Rewards 0, 1, 2 and 3, 4 - 100.
-    found = trajectories.returns_to_go(data, 0.5, -100.0)
+    found = returns_to_go(data, 0.5, penalty=-100.0)
     np.testing.assert_allclose(found, [0 + 0.5 + 0.5, 1 + 1, 2, 3 - 48, -96])
 
 

@@ -17,7 +17,7 @@ from jdql.data.dataset import Dataset
 from jdql.data.episodes import returns_to_go
 from jdql.data.windows import Rows
 from jdql.diffusion import constraints
-from jdql.optim import Model, Scalar, polyak
+from jdql.optim import Averaging, Model, Scalar, follow
 from jdql.types import Array, Constraint, DataSpec, Float, Int, PRNGKeyArray
 
 
@@ -143,10 +143,11 @@ def averaged(
     At multiples of `every` it becomes the parameters before update `start`, and from
     then on moves towards them by 1 - decay.
     """
-    rate = jnp.where(step < start, 1.0, 1.0 - decay)
-    due = step % every == 0
-    average = polyak(model.average, model.params, jnp.where(due, rate, 0.0))
-    return model._replace(average=average)
+
+    def rate(count: int | Int[Array, ""]) -> Scalar:
+        return jnp.where(count < start, 1.0, 1.0 - decay)
+
+    return follow(model, Averaging(rate, period=every), count=step)
 
 
 def return_labels(

@@ -49,7 +49,6 @@ from jdql.agents.base import (
 )
 from jdql.agents.trajectories import Layout, Units
 from jdql.checks import at_least, one_of
-from jdql.data import sampling, windows
 from jdql.data.dataset import Dataset
 from jdql.diffusion import (
     constraints,
@@ -199,7 +198,7 @@ def build(config: Config, spec: DataSpec) -> Parts:
     return Parts(
         config,
         spec,
-        Layout(config.horizon, A, O, config.padding, Units(spec)),
+        Layout(config.horizon, A, O, config.padding, Units(spec), config.history),
         TemporalUnet(widths, config.dim, config.kernel, embed=embed),
         MLP(config.hidden, A, nn.relu),
         schedule,
@@ -296,20 +295,12 @@ def init(parts: Parts, key: PRNGKeyArray) -> TrainState:
     )
 
 
-def reach(parts: Parts) -> dict[str, int]:
-    """How far a window may go beyond its episode; the C-th state never does."""
-    config = parts.config
-    after = config.horizon - config.history if config.padding else 0
-    return {"before": config.history - 1, "after": after}
-
-
 def prepare(parts: Parts, dataset: Dataset) -> Data:
     """Labels every transition with the return that follows it; see `return_labels`.
 
     A target far outside the labels is warned of.
     """
-    config = parts.config
-    windows.require(dataset.episode_ends, config.horizon, **reach(parts))
+    config, dataset = parts.config, parts.layout.require(dataset)
     scale = None if config.returns_scale is None else float(config.returns_scale)
     label = trajectories.return_labels(
         dataset, float(config.discount), float(config.termination_penalty), scale
@@ -320,14 +311,9 @@ def prepare(parts: Parts, dataset: Dataset) -> Data:
 
 def sample_batch(parts: Parts, key: PRNGKeyArray, data: Data) -> Batch:
     """Windows of the data, with their labels."""
-    config, A = parts.config, parts.spec.action_dim
-    sizes = config.batch_size, config.horizon
-    ends = data.dataset.episode_ends
-    rows = sampling.window_rows(key, ends, *sizes, **reach(parts))
-    # What lies before an episode is its first state, as for who acts; what lies behind
-    # its end is zeros in the environment's units.
-    before = jnp.cumsum(rows.valid, axis=-1) == 0
-    window = parts.layout.take(data.dataset, rows._replace(valid=rows.valid | before))
+    config, layout, A = parts.config, parts.layout, parts.spec.action_dim
+    rows = layout.rows(key, data.dataset, config.batch_size)
+    window = layout.take(data.dataset, rows)
     label = data.label[rows.row[:, config.history - 1]]
     return Batch(window[..., A:], window[..., :A], label)
 

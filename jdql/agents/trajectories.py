@@ -67,6 +67,8 @@ class Layout(NamedTuple):
       padding: whether windows of the data may go on behind the end of their episode,
         with zeros in the environment's units for actions and states.
       units: of the data.
+      history: C, states up to now at the start of a window; those that lie before the
+        start of the episode are its first state, as for who acts.
     """
 
     horizon: int
@@ -74,6 +76,7 @@ class Layout(NamedTuple):
     states: int
     padding: bool
     units: Units
+    history: int = 1
 
     @property
     def width(self) -> int:
@@ -81,28 +84,29 @@ class Layout(NamedTuple):
         return self.actions + self.states
 
     @property
-    def after(self) -> int:
-        """Steps of a window that may lie behind the end of its episode."""
-        return self.horizon - 1 if self.padding else 0
+    def reach(self) -> dict[str, int]:
+        """How far a window may go beyond its episode; the C-th state never does."""
+        after = self.horizon - self.history if self.padding else 0
+        return {"before": self.history - 1, "after": after}
 
     def require(self, dataset: Dataset) -> Dataset:
         """The dataset, if it has windows; see `windows.require`."""
-        windows.require(dataset.episode_ends, self.horizon, after=self.after)
+        windows.require(dataset.episode_ends, self.horizon, **self.reach)
         return dataset
 
     def rows(self, key: PRNGKeyArray, dataset: Dataset, batch_size: int) -> Rows:
         """Where B windows lie, uniformly among all."""
-        ends = dataset.episode_ends
-        return sampling.window_rows(
-            key, ends, batch_size, self.horizon, after=self.after
-        )
+        sizes = batch_size, self.horizon
+        return sampling.window_rows(key, dataset.episode_ends, *sizes, **self.reach)
 
     def take(self, dataset: Dataset, rows: Rows) -> Float[Array, "B H D"]:
         """The trajectories of these windows, D = A + S."""
         nothing = jnp.zeros(self.units.spec.observation_dim)
         still = jnp.zeros(self.actions)
         pad = windows.zero(self.units.observation(nothing), self.units.action(still))
-        window = pad(windows.take(dataset, rows))
+        before = jnp.cumsum(rows.valid, axis=-1) == 0
+        kept = rows._replace(valid=rows.valid | before)
+        window = pad(windows.take(dataset, kept))
         state = window.observation[..., : self.states]
         return jnp.concatenate([window.action, state], axis=-1)
 

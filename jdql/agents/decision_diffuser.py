@@ -48,13 +48,12 @@ from jdql.agents.base import (
     blank,
 )
 from jdql.agents.trajectories import Layout, Units
-from jdql.checks import at_least, one_of
+from jdql.checks import at_least
 from jdql.data.dataset import Dataset
 from jdql.diffusion import (
     constraints,
     guidance,
     losses,
-    process,
     reverse,
     samplers,
     schedules,
@@ -63,8 +62,6 @@ from jdql.networks.mlp import MLP
 from jdql.networks.temporal_unet import TemporalUnet, check_horizon, check_widths
 from jdql.optim import Model, Scalar, adam, descend, start
 from jdql.types import Array, Constraint, DataSpec, Float, Int, Params, PRNGKeyArray
-
-PREDICTS = {"epsilon": process.EPSILON, "x0": process.X0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,7 +190,6 @@ def build(config: Config, spec: DataSpec) -> Parts:
     check_horizon(config.horizon, len(widths))
     embed = MLP((config.dim, 4 * config.dim), config.dim)
     schedule = schedules.make_schedule(config.schedule, config.diffusion_steps)
-    bounds = constraints.clip_to(jnp.array(-1.0), jnp.array(1.0))
     O, A = spec.observation_dim, spec.action_dim
     return Parts(
         config,
@@ -202,13 +198,7 @@ def build(config: Config, spec: DataSpec) -> Parts:
         TemporalUnet(widths, config.dim, config.kernel, embed=embed),
         MLP(config.hidden, A, nn.relu),
         schedule,
-        samplers.make_sampler(
-            schedule,
-            config.sampler,
-            config.sample_steps,
-            constraint=bounds if config.clip else constraints.unconstrained,
-            parameterisation=one_of("predict", config.predict, PREDICTS),
-        ),
+        trajectories.make_sampler(config, schedule, config.sample_steps),
         adam(config.lr),
     )
 
@@ -259,7 +249,7 @@ def planner_loss(
         batch.state,
         draws.k,
         draws.noise,
-        parameterisation=PREDICTS[parts.config.predict],
+        parameterisation=trajectories.PREDICTS[parts.config.predict],
         weights=(weights / weights.mean())[None],
         clamp=held(parts, batch.state),
     )

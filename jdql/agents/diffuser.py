@@ -44,16 +44,14 @@ from jdql.agents.base import (
     action_bounds,
 )
 from jdql.agents.trajectories import Layout, Units
-from jdql.checks import at_least, one_of
+from jdql.checks import at_least
 from jdql.data.dataset import Dataset
-from jdql.diffusion import constraints, losses, process, reverse, samplers, schedules
+from jdql.diffusion import losses, process, reverse, samplers, schedules
 from jdql.diffusion.chain import Guidance
 from jdql.networks.temporal_layers import LinearAttention
 from jdql.networks.temporal_unet import TemporalUnet, check_horizon, check_widths
 from jdql.optim import Model, adam, descend, start
 from jdql.types import Array, Constraint, DataSpec, Float, Int, Params, PRNGKeyArray
-
-PREDICTS = {"x0": process.X0, "epsilon": process.EPSILON}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,13 +217,7 @@ def samplers_of(
     config: Config, schedule: schedules.Schedule
 ) -> tuple[samplers.Sampler, samplers.Sampler | None]:
     """The sampler from noise, and the one from a warm start, if there is one."""
-    bounds = constraints.clip_to(jnp.array(-1.0), jnp.array(1.0))
-    make = functools.partial(
-        samplers.make_sampler,
-        name=config.sampler,
-        constraint=bounds if config.clip else constraints.unconstrained,
-        parameterisation=one_of("predict", config.predict, PREDICTS),
-    )
+    make = functools.partial(trajectories.make_sampler, config)
     whole = make(schedule, steps=config.sample_steps)
     K, level = schedule.steps, config.warm_start
     if level is None:
@@ -257,7 +249,7 @@ def trajectory_loss(
         batch,
         draws.k,
         draws.noise,
-        parameterisation=PREDICTS[config.predict],
+        parameterisation=trajectories.PREDICTS[config.predict],
         weights=weights,
         clamp=held(parts, batch),
     )

@@ -12,13 +12,17 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from jdql.checks import one_of
 from jdql.data import sampling, windows
 from jdql.data.dataset import Dataset
 from jdql.data.episodes import returns_to_go
 from jdql.data.windows import Rows
-from jdql.diffusion import constraints
+from jdql.diffusion import constraints, process, samplers, schedules
 from jdql.optim import Averaging, Model, Scalar, follow
 from jdql.types import Array, Constraint, DataSpec, Float, Int, PRNGKeyArray
+
+# What the network of a planner may predict, by the name that settings have for it.
+PREDICTS = {"epsilon": process.EPSILON, "x0": process.X0}
 
 
 class Units(NamedTuple):
@@ -109,6 +113,31 @@ class Layout(NamedTuple):
         window = pad(windows.take(dataset, kept))
         state = window.observation[..., : self.states]
         return jnp.concatenate([window.action, state], axis=-1)
+
+
+def make_sampler(
+    config: Any, schedule: schedules.Schedule, steps: int | None
+) -> samplers.Sampler:
+    """The sampler that the settings of a planner name.
+
+    Args:
+      config: with the fields `sampler`; `predict`, a key of
+        `PREDICTS`; and `clip`, whether estimates of x_0 are kept in
+        [-1, 1].
+      schedule: of the chain.
+      steps: as in `samplers.make_sampler`.
+
+    Raises:
+      ValueError: there is no such sampler or parameterisation, or not so many steps.
+    """
+    bounds = constraints.clip_to(jnp.array(-1.0), jnp.array(1.0))
+    return samplers.make_sampler(
+        schedule,
+        config.sampler,
+        steps,
+        constraint=bounds if config.clip else constraints.unconstrained,
+        parameterisation=one_of("predict", config.predict, PREDICTS),
+    )
 
 
 def known_states(

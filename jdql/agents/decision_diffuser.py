@@ -28,7 +28,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -47,7 +47,7 @@ from jdql.agents.base import (
     action_bounds,
     blank,
 )
-from jdql.agents.trajectories import Layout, Units
+from jdql.agents.trajectories import Labelled, Layout, Units
 from jdql.checks import at_least
 from jdql.data.dataset import Dataset
 from jdql.diffusion import (
@@ -130,13 +130,6 @@ class Learned(NamedTuple):
 
     planner: Params
     inverse: Params
-
-
-class Data(NamedTuple):
-    """A dataset, and the return label of each of its transitions."""
-
-    dataset: Dataset
-    label: Any  # [N]
 
 
 class Batch(NamedTuple):
@@ -285,7 +278,7 @@ def init(parts: Parts, key: PRNGKeyArray) -> TrainState:
     )
 
 
-def prepare(parts: Parts, dataset: Dataset) -> Data:
+def prepare(parts: Parts, dataset: Dataset) -> Labelled:
     """Labels every transition with the return that follows it; see `return_labels`.
 
     A target far outside the labels is warned of.
@@ -296,10 +289,10 @@ def prepare(parts: Parts, dataset: Dataset) -> Data:
         dataset, float(config.discount), float(config.termination_penalty), scale
     )
     trajectories.warn_of_target(float(config.target_return), label)
-    return Data(dataset, label)
+    return Labelled(dataset, label)
 
 
-def sample_batch(parts: Parts, key: PRNGKeyArray, data: Data) -> Batch:
+def sample_batch(parts: Parts, key: PRNGKeyArray, data: Labelled) -> Batch:
     """Windows of the data, with their labels."""
     config, layout, A = parts.config, parts.layout, parts.spec.action_dim
     rows = layout.rows(key, data.dataset, config.batch_size)

@@ -43,14 +43,14 @@ from jdql.agents.base import (
     Stages,
     action_bounds,
 )
-from jdql.agents.trajectories import Layout, Units
+from jdql.agents.trajectories import Draws, Layout, Units
 from jdql.checks import at_least
 from jdql.data.dataset import Dataset
 from jdql.diffusion import losses, process, reverse, samplers, schedules
 from jdql.diffusion.chain import Guidance
 from jdql.networks.temporal_layers import LinearAttention
 from jdql.networks.temporal_unet import TemporalUnet, check_horizon, check_widths
-from jdql.optim import Model, adam, descend, start
+from jdql.optim import Model, adam, descend
 from jdql.types import Array, Constraint, DataSpec, Float, Int, Params, PRNGKeyArray
 
 
@@ -109,13 +109,6 @@ class TrainState(NamedTuple):
 
     step: Int[Array, ""]
     planner: Model  # what plans is its average
-
-
-class Draws(NamedTuple):
-    """The noise of one update."""
-
-    k: Int[Array, " B"]  # diffusion steps
-    noise: Float[Array, "B H D"]
 
 
 class Last(NamedTuple):
@@ -264,10 +257,7 @@ def held(parts: Parts, values: Float[Array, "*B H D"]) -> Constraint:
 
 def init(parts: Parts, key: PRNGKeyArray) -> TrainState:
     """A fresh network."""
-    layout = parts.layout
-    blank = jnp.zeros((1, layout.horizon, layout.width))
-    params = parts.network.init(key, blank, jnp.zeros((), jnp.int32))
-    model = start(params, parts.optimizer, averaged=True)
+    model = trajectories.fresh(parts.network, parts.layout, parts.optimizer, key)
     return TrainState(jnp.zeros((), jnp.int32), model)
 
 
@@ -281,12 +271,8 @@ def sample_batch(
 
 def draw(parts: Parts, key: PRNGKeyArray) -> Draws:
     """The noise of one update."""
-    k_key, noise_key = jax.random.split(key)
-    B, K, layout = parts.config.batch_size, parts.schedule.steps, parts.layout
-    return Draws(
-        k=jax.random.randint(k_key, (B,), 0, K),
-        noise=jax.random.normal(noise_key, (B, layout.horizon, layout.width)),
-    )
+    B, K = parts.config.batch_size, parts.schedule.steps
+    return trajectories.draw(key, parts.layout, K, B)
 
 
 def update_step(

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,12 +26,13 @@ import optax
 
 from jdql.agents import trajectories
 from jdql.agents.base import Agent, Carry, Given, Metrics, Stages
+from jdql.agents.trajectories import Draws, Labelled
 from jdql.checks import at_least
 from jdql.data.dataset import Dataset
 from jdql.data.episodes import returns_to_go
 from jdql.diffusion import guidance, process
 from jdql.networks.temporal_value import TemporalValue, check_value_widths
-from jdql.optim import Model, adam, descend, start
+from jdql.optim import Model, adam, descend
 from jdql.types import Array, DataSpec, Float, Int, Params, PRNGKeyArray
 
 GIVEN = {"planner": ("diffuser",)}
@@ -73,25 +74,11 @@ class TrainState(NamedTuple):
     critic: Model  # the value; what guides is its average
 
 
-class Data(NamedTuple):
-    """A dataset, and the return that follows each of its transitions."""
-
-    dataset: Dataset
-    value: Any  # [N]
-
-
 class Batch(NamedTuple):
     """Trajectories, and the returns from their first steps on."""
 
     trajectory: Float[Array, "B H D"]
     value: Float[Array, " B"]
-
-
-class Draws(NamedTuple):
-    """The noise of one update."""
-
-    k: Int[Array, " B"]  # diffusion steps
-    noise: Float[Array, "B H D"]
 
 
 class Parts(NamedTuple):
@@ -139,37 +126,30 @@ def value_loss(
 def init(parts: Parts, key: PRNGKeyArray) -> TrainState:
     """A fresh network."""
     layout = parts.planner.agent.model.layout
-    blank = jnp.zeros((1, layout.horizon, layout.width))
-    params = parts.network.init(key, blank, jnp.zeros((), jnp.int32))
-    model = start(params, parts.optimizer, averaged=True)
+    model = trajectories.fresh(parts.network, layout, parts.optimizer, key)
     return TrainState(jnp.zeros((), jnp.int32), model)
 
 
-def prepare(parts: Parts, dataset: Dataset) -> Data:
+def prepare(parts: Parts, dataset: Dataset) -> Labelled:
     """Labels every transition with the return that follows it."""
     config = parts.config
     layout = parts.planner.agent.model.layout
     penalty = float(config.termination_penalty)
     value = returns_to_go(dataset, float(config.discount), penalty=penalty)
-    return Data(layout.require(dataset), value)
+    return Labelled(layout.require(dataset), value)
 
 
-def sample_batch(parts: Parts, key: PRNGKeyArray, data: Data) -> Batch:
+def sample_batch(parts: Parts, key: PRNGKeyArray, data: Labelled) -> Batch:
     """Windows of the data, as trajectories, with the returns that follow."""
     layout = parts.planner.agent.model.layout
     rows = layout.rows(key, data.dataset, parts.config.batch_size)
-    return Batch(layout.take(data.dataset, rows), data.value[rows.row[:, 0]])
+    return Batch(layout.take(data.dataset, rows), data.label[rows.row[:, 0]])
 
 
 def draw(parts: Parts, key: PRNGKeyArray) -> Draws:
     """The noise of one update."""
     planner, B = parts.planner.agent.model, parts.config.batch_size
-    k_key, noise_key = jax.random.split(key)
-    shape = (B, planner.layout.horizon, planner.layout.width)
-    return Draws(
-        k=jax.random.randint(k_key, (B,), 0, planner.schedule.steps),
-        noise=jax.random.normal(noise_key, shape),
-    )
+    return trajectories.draw(key, planner.layout, planner.schedule.steps, B)
 
 
 def update_step(

@@ -9,8 +9,11 @@ from __future__ import annotations
 import warnings
 from typing import Any, NamedTuple
 
+import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from jdql.checks import one_of
 from jdql.data import sampling, windows
@@ -18,7 +21,7 @@ from jdql.data.dataset import Dataset
 from jdql.data.episodes import returns_to_go
 from jdql.data.windows import Rows
 from jdql.diffusion import constraints, process, samplers, schedules
-from jdql.optim import Averaging, Model, Scalar, follow
+from jdql.optim import Averaging, Model, Scalar, follow, start
 from jdql.types import Array, Constraint, DataSpec, Float, Int, PRNGKeyArray
 
 # What the network of a planner may predict, by the name that settings have for it.
@@ -113,6 +116,42 @@ class Layout(NamedTuple):
         window = pad(windows.take(dataset, kept))
         state = window.observation[..., : self.states]
         return jnp.concatenate([window.action, state], axis=-1)
+
+
+class Labelled(NamedTuple):
+    """A dataset, and a label of each of its transitions, such as a return."""
+
+    dataset: Dataset
+    label: Any  # [N]
+
+
+class Draws(NamedTuple):
+    """The noise of one update of a network of noisy trajectories."""
+
+    k: Int[Array, " B"]  # diffusion steps
+    noise: Float[Array, "B H D"]
+
+
+def draw(key: PRNGKeyArray, layout: Layout, steps: int, batch_size: int) -> Draws:
+    """The noise of B trajectories, at diffusion steps of 0 to `steps` - 1."""
+    k_key, noise_key = jax.random.split(key)
+    shape = (batch_size, layout.horizon, layout.width)
+    return Draws(
+        k=jax.random.randint(k_key, (batch_size,), 0, steps),
+        noise=jax.random.normal(noise_key, shape),
+    )
+
+
+def fresh(
+    network: nn.Module,
+    layout: Layout,
+    optimizer: optax.GradientTransformation,
+    key: PRNGKeyArray,
+) -> Model:
+    """A network of noisy trajectories before its first update, with its average."""
+    blank = jnp.zeros((1, layout.horizon, layout.width))
+    params = network.init(key, blank, jnp.zeros((), jnp.int32))
+    return start(params, optimizer, averaged=True)
 
 
 def make_sampler(

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from experiments.launch.task import Task, by_family, run
+from experiments.launch.task import Task, by_family, for_two_cores, run
 from jdql.agents import decision_diffuser
 from jdql.config import Config
 
@@ -57,11 +57,7 @@ def _run(
     epochs: int | None = None,
 ) -> Config:
     """On the task's rewards as they are."""
-    config = run(task, agent, reward="none", epochs=epochs)
-    data = dataclasses.replace(
-        config.data, scale_observations=scaling, scale_actions=scaling
-    )
-    return dataclasses.replace(config, data=data)
+    return run(task, agent, reward="none", epochs=epochs, scaling=scaling)
 
 
 def ddim(config: Config) -> Config:
@@ -88,8 +84,4 @@ def cpu(config: Config) -> Config:
         lr=1e-3,
         ema_start=1_000,
     )
-    train = dataclasses.replace(config.train, steps=20_000, log_every=500, call=50)
-    evaluation = dataclasses.replace(config.eval, every=10_000, episodes=5)
-    return dataclasses.replace(
-        config, agent=agent, train=train, eval=evaluation, seeds=1
-    )
+    return for_two_cores(config, agent, every=10_000, episodes=5)

@@ -5,6 +5,7 @@
     python -m experiments.run --config=decision_diffuser:hopper_medium \
         --sweep=agent.target_return=0.2,0.4,0.6,0.8,1.0
     python -m experiments.run --config=decision_diffuser:hopper_medium:ddim
+    python -m experiments.run --config=decision_diffuser:hopper_medium:dit
 
 Dataset: the task's, see `--list --config=TASK`.
 Expect: the paper's scores on D4RL are 49.1, 79.3 and 82.5 on medium, 39.3, 100 and 75
@@ -66,6 +67,12 @@ def ddim(config: Config) -> Config:
     return dataclasses.replace(config, agent=agent)
 
 
+def dit(config: Config) -> Config:
+    """The transformer in the place of the U-Net, of CleanDiffuser's sizes."""
+    agent = dataclasses.replace(config.agent, network="dit")
+    return dataclasses.replace(config, agent=agent)
+
+
 def cpu(config: Config) -> Config:
     """Sizes for two CPU cores: plans of 32 states by a narrow network and ten steps.
 
@@ -76,6 +83,8 @@ def cpu(config: Config) -> Config:
         horizon=min(config.agent.horizon, 32),
         dim=32,
         dim_mults=(1, 2, 4),
+        heads=4,
+        width=128,
         diffusion_steps=50,
         sampler="ddim",
         sample_steps=10,

@@ -19,7 +19,8 @@ one that is asked for, `target_return`, is in the same units.
 
 The defaults are the authors' for locomotion; batches of 64 are their two accumulated
 ones of 32.  Their code has one optimiser for both networks: Adam goes entry by entry,
-so that two are the same.
+so that two are the same.  `network="dit"` has CleanDiffuser's transformer in the place
+of the U-Net.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ from jdql.agents.base import (
     blank,
 )
 from jdql.agents.trajectories import Labelled, Layout, Units
-from jdql.checks import at_least
+from jdql.checks import at_least, one_of
 from jdql.data.dataset import Dataset
 from jdql.diffusion import (
     constraints,
@@ -58,8 +59,10 @@ from jdql.diffusion import (
     samplers,
     schedules,
 )
+from jdql.networks.dit import DiT
 from jdql.networks.mlp import MLP
-from jdql.networks.temporal_unet import TemporalUnet, check_horizon, check_widths
+from jdql.networks.temporal_unet import TemporalUnet
+from jdql.networks.transformer import check_heads
 from jdql.optim import Model, Scalar, adam, descend, start
 from jdql.types import Array, Constraint, DataSpec, Float, Int, Params, PRNGKeyArray
 
@@ -92,10 +95,17 @@ class Config:
     predict: str = "epsilon"  # or "x0"
     clip: bool = True  # estimates of x_0 to [-1, 1], for data of that range
     # networks
-    dim: int = 128
+    network: str = "unet"  # or "dit"
+    dim: int = 128  # of the embeddings, and the unit of the U-Net's widths
+    # of the U-Net
     dim_mults: tuple[int, ...] = (1, 4, 8)
     kernel: int = 5
-    hidden: tuple[int, ...] = (256, 256)  # of the inverse dynamics
+    # of the DiT; CleanDiffuser's sizes for this system (Dong et al. 2024)
+    layers: int = 2
+    heads: int = 10
+    width: int = 320
+    # of the inverse dynamics
+    hidden: tuple[int, ...] = (256, 256)
     # acting
     temperature: float = 0.5  # multiplies all noise of a chain
     sampler: str = "ancestral"
@@ -104,8 +114,12 @@ class Config:
 
     def tiny(self) -> Config:
         """The same system at the size of a toy."""
-        small = dataclasses.replace(self, horizon=4, batch_size=32, dim=16)
-        quick = dataclasses.replace(small, dim_mults=(1,), hidden=(32, 32), lr=2e-3)
+        small = dataclasses.replace(
+            self, horizon=4, batch_size=32, dim=16, kernel=3, layers=1, heads=2
+        )
+        quick = dataclasses.replace(
+            small, dim_mults=(1,), width=16, hidden=(32, 32), lr=2e-3
+        )
         labels = dataclasses.replace(quick, termination_penalty=0.0, returns_scale=1.0)
         return dataclasses.replace(
             labels,
@@ -154,7 +168,7 @@ class Parts(NamedTuple):
     config: Config
     spec: DataSpec
     layout: Layout  # of windows, whose states are diffused
-    network: TemporalUnet
+    network: nn.Module
     inverse: MLP
     schedule: schedules.Schedule
     sampler: samplers.Sampler
@@ -178,22 +192,38 @@ class Planner(NamedTuple):
 def build(config: Config, spec: DataSpec) -> Parts:
     """The parts of a system; raises ValueError for settings out of range."""
     check(config)
-    widths = tuple(config.dim * mult for mult in config.dim_mults)
-    check_widths(widths, 8)
-    check_horizon(config.horizon, len(widths))
-    embed = MLP((config.dim, 4 * config.dim), config.dim)
     schedule = schedules.make_schedule(config.schedule, config.diffusion_steps)
     O, A = spec.observation_dim, spec.action_dim
     return Parts(
         config,
         spec,
         Layout(config.horizon, A, O, config.padding, Units(spec), config.history),
-        TemporalUnet(widths, config.dim, config.kernel, embed=embed),
+        one_of("network", config.network, NETWORKS)(config),
         MLP(config.hidden, A, nn.relu),
         schedule,
         trajectories.make_sampler(config, schedule, config.sample_steps),
         adam(config.lr),
     )
+
+
+def embed(config: Config) -> MLP:
+    """The embedding of a return."""
+    return MLP((config.dim, 4 * config.dim), config.dim)
+
+
+def unet(config: Config) -> TemporalUnet:
+    """The authors' network."""
+    return trajectories.temporal_unet(config, config.horizon, embed=embed(config))
+
+
+def dit(config: Config) -> DiT:
+    """The transformer in its place."""
+    check_heads(config.width, config.heads)
+    sizes = config.width, config.heads, config.layers, config.dim
+    return DiT(*sizes, embed=embed(config))
+
+
+NETWORKS = {"unet": unet, "dit": dit}
 
 
 def check(config: Config) -> None:

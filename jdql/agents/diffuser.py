@@ -49,7 +49,7 @@ from jdql.data.dataset import Dataset
 from jdql.diffusion import losses, process, reverse, samplers, schedules
 from jdql.diffusion.chain import Guidance
 from jdql.networks.temporal_layers import LinearAttention
-from jdql.networks.temporal_unet import TemporalUnet, check_horizon, check_widths
+from jdql.networks.temporal_unet import TemporalUnet
 from jdql.optim import Model, adam, descend
 from jdql.types import Array, Constraint, DataSpec, Float, Int, Params, PRNGKeyArray
 
@@ -94,7 +94,7 @@ class Config:
 
     def tiny(self) -> Config:
         """The same system at the size of a toy."""
-        small = dataclasses.replace(self, horizon=4, batch_size=32, dim=16)
+        small = dataclasses.replace(self, horizon=4, batch_size=32, dim=16, kernel=3)
         quick = dataclasses.replace(small, dim_mults=(1,), attention=False, lr=2e-3)
         planned = dataclasses.replace(
             quick, plan_horizon=None, sample_steps=None, warm_start=None
@@ -163,17 +163,15 @@ def build(config: Config, spec: DataSpec) -> Parts:
     schedule = schedules.make_schedule(config.schedule, config.diffusion_steps)
     horizon = at_least("horizon", config.horizon, 2)
     plan_horizon = at_least("plan_horizon", config.plan_horizon or horizon, 2)
-    check_horizon(horizon, len(config.dim_mults))
-    check_horizon(plan_horizon, len(config.dim_mults))
     if not config.goal and config.execute > plan_horizon:
         raise ValueError(
             f"execute={config.execute} is more than the {plan_horizon} actions of a "
             "plan: plan more steps or execute fewer"
         )
-    widths = tuple(config.dim * mult for mult in config.dim_mults)
-    check_widths(widths, 8)
     attention = LinearAttention if config.attention else None
-    network = TemporalUnet(widths, config.dim, config.kernel, attention=attention)
+    network = trajectories.temporal_unet(
+        config, horizon, plan_horizon, attention=attention
+    )
     sampler, warmed = samplers_of(config, schedule)
     return Parts(
         config,

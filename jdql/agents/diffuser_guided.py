@@ -62,7 +62,9 @@ class Config:
 
     def tiny(self) -> Config:
         """The same system at the size of a toy."""
-        small = dataclasses.replace(self, batch_size=32, dim=32, dim_mults=(1,))
+        small = dataclasses.replace(
+            self, batch_size=32, dim=32, dim_mults=(1,), kernel=3
+        )
         quick = dataclasses.replace(small, lr=2e-3, ema_start=10, candidates=16)
         return dataclasses.replace(quick, termination_penalty=0.0, guide_steps=1)
 

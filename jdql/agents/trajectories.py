@@ -21,6 +21,7 @@ from jdql.data.dataset import Dataset
 from jdql.data.episodes import returns_to_go
 from jdql.data.windows import Rows
 from jdql.diffusion import constraints, process, samplers, schedules
+from jdql.networks.temporal_unet import TemporalUnet, check_horizon, check_widths
 from jdql.optim import Averaging, Model, Scalar, follow, start
 from jdql.types import Array, Constraint, DataSpec, Float, Int, PRNGKeyArray
 
@@ -152,6 +153,24 @@ def fresh(
     blank = jnp.zeros((1, layout.horizon, layout.width))
     params = network.init(key, blank, jnp.zeros((), jnp.int32))
     return start(params, optimizer, averaged=True)
+
+
+def temporal_unet(config: Any, *horizons: int, **parts: Any) -> TemporalUnet:
+    """The U-Net that the settings of a planner name.
+
+    Args:
+      config: with the fields `dim`, `dim_mults` and `kernel`.
+      *horizons: of the trajectories that it shall denoise.
+      **parts: further fields of the network.
+
+    Raises:
+      ValueError: it has no such widths, or cannot halve a horizon.
+    """
+    widths = tuple(config.dim * mult for mult in config.dim_mults)
+    check_widths(widths, 8)
+    for horizon in horizons:
+        check_horizon(horizon, len(widths))
+    return TemporalUnet(widths, config.dim, config.kernel, **parts)
 
 
 def make_sampler(

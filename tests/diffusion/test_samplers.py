@@ -260,7 +260,7 @@ GRIDS = {
 
 @pytest.mark.parametrize("name", ODES)
 def test_a_whole_chain_goes_through_every_level(name):
-    """x_k = a m + sqrt(a^2 s^2 + 1 - a^2) z, with one z all along, where steps are small."""
+    """Where steps are small, x_k = a m + sqrt(a^2 s^2 + 1 - a^2) z with one z."""
     schedule, n = schedules.make_schedule("vp", 50), 400
     levels = schedules.refine(schedule, GRIDS[name](schedule, n))
     a = np.append(levels.signal[::-1], 1.0)

@@ -9,8 +9,8 @@
 
 Figures go to --out as PNG and PDF. Every command can be interrupted: given again, it
 goes on with what is there. The default sizes are those of two CPU cores: 15 minutes,
-an hour, an hour, sixteen hours (with --config.train.steps=3000 two and a half), three
-hours, two hours; --full is the authors' size, for a GPU.
+an hour, an hour, sixteen hours (with --config.train.steps=3000 two and a half), some
+hours for each of the last two; --full is the authors' size, for a GPU.
 
 All but bandit take --config.SECTION.FIELD=VALUE like experiments.run. plans and returns
 draw runs of one's own with --trained=FOLDER,FOLDER, finished or not, as they are.
@@ -62,10 +62,17 @@ def define(values: flags.FlagValues) -> None:
         "plans and returns: run folders to draw in the place of runs of their own",
         flag_values=values,
     )
+    flags.DEFINE_string(
+        "step",
+        "last",
+        "plans: of which checkpoints: last, best (at the highest score that training "
+        "saw) or a number",
+        flag_values=values,
+    )
     flags.DEFINE_list(
         "targets",
         [],
-        "returns: those asked for; without it six, over the range of the data's",
+        "returns: those asked for; without it six, over the range of the data",
         flag_values=values,
     )
     flags.DEFINE_bool(
@@ -167,6 +174,7 @@ def plans(values: flags.FlagValues, overrides: list[Override]) -> int:
             seeds,
             Path(values.out),
             Path(values.runs) / "plans",
+            step=values.step,
             full=values.full,
             overrides=overrides,
             log=_tell,

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.configs import tasks
 from experiments.studies.plans import plots
 from jdql.collect import mazes
 from jdql.config import Config
@@ -40,13 +39,13 @@ def scene_of(config: Config) -> Scene:
     Raises:
       ValueError: its task is no maze.
     """
-    task = tasks.of(config)
-    if task is None or task.family != "pointmaze":
+    names = [n for n in pointmaze.MAZES if pointmaze.env_id(n) == config.eval.env]
+    if not names:
         raise ValueError(
             f"plans are drawn in a maze, and {config.name} has none: give "
             "--config=pointmaze_umaze, pointmaze_medium or pointmaze_large"
         )
-    maze = pointmaze.MAZES[task.name.removeprefix("pointmaze_")]
+    maze = pointmaze.MAZES[names[0]]
     steps = mazes.distances(maze, maze.goal)
     furthest = np.argmax(np.where(np.isfinite(steps), steps, -1))
     start = np.unravel_index(furthest, steps.shape)
@@ -91,11 +90,12 @@ def levels(steps: int, count: int) -> list[int]:
     return sorted({round(steps * (1 - float(share))) for share in left})
 
 
-def draw(folder: Path, out: Path, log: Callable[[str], None]) -> list[Path]:
+def draw(folder: Path, step: str, out: Path, log: Callable[[str], None]) -> list[Path]:
     """Draws the chain, as panels and moving, and the fan of plans.
 
     Args:
       folder: a run of `diffuser` in a maze.
+      step: "last", "best" or the number of a kept checkpoint.
       out: the folder of the figures.
       log: receives a line about the fan.
 
@@ -105,7 +105,7 @@ def draw(folder: Path, out: Path, log: Callable[[str], None]) -> list[Path]:
     Raises:
       ValueError, FileNotFoundError: there is no such run, or it has no checkpoint.
     """
-    policy = trained.load(folder)
+    policy = trained.load(folder, step)
     scene = scene_of(policy.config)
     name = f"{policy.config.name}, {policy.step:,} updates"
     states = chain(policy, observation(scene), PLANS)
@@ -113,7 +113,7 @@ def draw(folder: Path, out: Path, log: Callable[[str], None]) -> list[Path]:
     steps = len(states) - 1
     shown = levels(steps, PANELS)
     row = plots.denoising(scene, one[shown], shown, steps, f"{name}. Colour: time.")
-    written = save(row, out / "plans_denoising")
+    written = save(row, out / "plans_denoising", dpi=120)
     frames = sorted({*range(0, steps, 1 + steps // FRAMES), steps})
     moving = out / "plans_denoising.gif"
     plots.animate(scene, one[frames], frames, steps, moving)

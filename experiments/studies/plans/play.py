@@ -19,6 +19,7 @@ from jdql.runtime.recipe import Learned
 from jdql.runtime.trained import Trained
 from jdql.types import Array, Float, PRNGKeyArray
 
+BETWEEN = 8  # points of a way for each of its steps
 # `(observations [E, O], live [E]) -> actions [E, A]`, of E episodes in lock-step
 Act = Callable[[NDArray[np.float32], NDArray[np.bool_]], NDArray[np.floating]]
 
@@ -126,8 +127,17 @@ def drawer(trained: Trained, count: int) -> Callable[..., NDArray[np.float32]]:
 
 
 def spread(chunks: NDArray[np.floating]) -> float:
-    """Root mean square distance of chunks [N, h, A] from their mean, in their units."""
-    return float(np.sqrt(np.mean(np.sum((chunks - chunks.mean(0)) ** 2, axis=-1))))
+    """How far chunks [N, h, A] lie from the way that their mean takes, in their units.
+
+    The root mean square distance of their actions from its nearest points, whenever it
+    comes by: a chunk that goes the same way faster or more slowly is near.
+    """
+    mean = chunks.mean(0)
+    share = np.linspace(0, 1, BETWEEN, endpoint=False)[:, None]
+    way = mean[:-1, None] + share * np.diff(mean, axis=0)[:, None]
+    points = np.concatenate([way.reshape(-1, mean.shape[-1]), mean[-1:]])
+    far = np.linalg.norm(chunks[:, :, None] - points, axis=-1).min(-1)
+    return float(np.sqrt(np.mean(far**2)))
 
 
 def sides(chunks: NDArray[np.floating]) -> NDArray[np.bool_]:

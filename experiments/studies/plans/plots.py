@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ from jdql.report.plots import COLOURS, heading, styled
 SOFT, WALL, PALE = "#666666", "#D9D9D9", "#BBBBBB"
 BLUE, RED, GREEN, PURPLE = COLOURS[:4]
 TIME = "viridis"  # from the first step of a plan to its last
-PATHS = 100  # in a panel
+PATHS = 50  # in a panel
 GOAL_POSE = (256.0, 256.0, np.pi / 4)  # of PushT's block
 
 
@@ -201,6 +202,8 @@ def boards(panels: Sequence[Board], note: str) -> Any:
             axis.set_ylim(pusht.SIZE, 0)  # as the simulator draws it
             axis.set_aspect("equal")
             axis.set_title(panel.title, loc="left", fontsize=9)
+            for spine in axis.spines.values():
+                spine.set(visible=True, color=WALL)
     return figure
 
 
@@ -232,8 +235,9 @@ def two_route(outcomes: Sequence[Any], mean: NDArray[np.floating], note: str) ->
         figure, axes = _row(len(outcomes), note, 2.2, 1.21, titles=0.75)
         for axis, result in zip(axes, outcomes, strict=True):
             _routes(axis, result)
-            shares = [100 * np.mean(result.routes == side) for side in (-1, 1)]
-            heading(axis, result.label, "{:.0f} % left, {:.0f} % right".format(*shares))
+            left, right = (100 * np.mean(result.routes == side) for side in (-1, 1))
+            shares = f"{left + right:.0f} % pass: {left:.0f} left, {right:.0f} right"
+            heading(axis, result.label, shares)
             over = 100 * np.mean(result.changes > 0)
             axis.set_xlabel(f"{over:.0f} % change sides", fontsize=8, color=SOFT)
         end = np.array(toy.START) + toy.STEP * mean
@@ -321,11 +325,15 @@ def _row(
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+    lines = textwrap.wrap(note, int(18 * width * panels))
     figure = Figure(
-        figsize=(width * panels + 0.1, width * aspect + titles + 0.35),
+        figsize=(
+            width * panels + 0.1,
+            width * aspect + titles + 0.2 + 0.15 * len(lines),
+        ),
         layout=ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.06),
     )
-    figure.supxlabel(note, x=0.01, ha="left", fontsize=7.5, color=SOFT)
+    figure.supxlabel("\n".join(lines), x=0.01, ha="left", fontsize=7.5, color=SOFT)
     return figure, list(figure.subplots(1, panels, squeeze=False).ravel())
 
 

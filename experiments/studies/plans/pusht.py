@@ -16,7 +16,7 @@ from jdql.report.plots import save
 from jdql.runtime import trained
 from jdql.runtime.trained import Trained
 
-EPISODES = 12  # whose first steps are searched
+EPISODES = 20  # whose first steps are searched
 STEPS = 64  # of each
 SEARCHED = 32  # chunks at each state
 DRAWN = 100  # at the states that are drawn
@@ -82,11 +82,12 @@ def crossroads(policy: Trained, whole: Trained) -> list[Crossroads]:
     return sorted(best, key=lambda state: -state.spread)
 
 
-def draw(folder: Path, out: Path, log: Callable[[str], None]) -> list[Path]:
+def draw(folder: Path, step: str, out: Path, log: Callable[[str], None]) -> list[Path]:
     """Draws chunks at the states where they spread most.
 
     Args:
       folder: a run of `diffusion_policy` on PushT.
+      step: "last", "best" or the number of a kept checkpoint.
       out: the folder of the figure.
       log: receives a line for each state.
 
@@ -96,9 +97,9 @@ def draw(folder: Path, out: Path, log: Callable[[str], None]) -> list[Path]:
     Raises:
       ValueError, FileNotFoundError: there is no such run, or it has no checkpoint.
     """
-    policy = trained.load(folder)
+    policy = trained.load(folder, step)
     agent = policy.config.agent
-    whole = trained.load(folder, executed=agent.horizon - agent.observed + 1)
+    whole = trained.load(folder, step, executed=agent.horizon - agent.observed + 1)
     chosen = crossroads(policy, whole)[:PANELS]
     chunks = play.drawer(whole, DRAWN)
     panels = []
@@ -106,12 +107,16 @@ def draw(folder: Path, out: Path, log: Callable[[str], None]) -> list[Path]:
         drawn = chunks(state.seen, jax.random.key(state.step))
         one = play.sides(drawn)
         title = f"episode {state.episode}, step {state.step}"
-        log(f"{title}: chunks spread by {state.spread:.0f} pixels, {one.mean():.0%}")
+        log(
+            f"{title}: chunks spread by {state.spread:.0f} pixels, "
+            f"{100 * one.mean():.0f} % of them to one side"
+        )
         here = state.seen[-1]
         panels.append(plots.Board(title, pose(here), here[-2:], drawn, one))
     note = (
         f"{policy.config.name}, {policy.step:,} updates. Of the first {STEPS} steps of "
-        f"{EPISODES} episodes, the states whose chunks spread most, one an episode. "
-        "Colours: to which side of their mean chunks lie."
+        f"{EPISODES} episodes, the states whose {DRAWN} chunks spread most, one each. "
+        "Grey: the block; green: its goal; black: the agent. Colours: to which side of "
+        "their mean chunks lie."
     )
     return save(plots.boards(panels, note), out / "plans_pusht")

@@ -8,7 +8,6 @@ penalty of a true end.  What is reached from an episode's first state is in the 
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -31,8 +30,9 @@ from jdql.data.dataset import Dataset
 from jdql.report.plots import save
 from jdql.runtime import evaluate, trained
 from jdql.runtime.metrics import read_rows
+from jdql.runtime.recipe import Learned
 
-TARGETS = 6  # asked for, evenly over the returns of the data
+TARGETS = 6  # asked for, evenly
 EPISODES = 20  # of each seed and target
 FILE = "target_returns.jsonl"
 
@@ -76,8 +76,6 @@ def config_of(
     config = resolve(whole if full or ":cpu" in whole else f"{whole}:cpu")
     if not isinstance(config.agent, decision_diffuser.Config):
         raise ValueError(f"--config={task}: the figure is about Decision Diffuser")
-    eval_ = dataclasses.replace(config.eval, episodes=EPISODES)
-    config = dataclasses.replace(config, eval=eval_)
     return runs.placed(runs.sized(config, None, seeds, overrides), folder)
 
 
@@ -92,7 +90,8 @@ def run(
 
     Args:
       folder: of the run; what has been played is kept in its file `FILE`.
-      targets: returns to ask for; none takes `TARGETS` over the range of the data.
+      targets: returns to ask for; none takes `TARGETS` from the least label that the
+        run was trained on to the greatest, or to its own `target_return`.
       out: the folder of the figure.
       log: receives the table.
 
@@ -109,9 +108,10 @@ def run(
         )
     data = sources.load(config.data, collect=collect.collect, log=log).dataset
     units = units_of(config.agent, data)
-    begun = starts(data, units)
-    asked = list(targets) or evenly(begun, TARGETS)
-    points = _points(folder, asked, units, log)
+    every = to_go(data, units)
+    begun = every[starts(data)]
+    range_ = np.append(every, config.agent.target_return)
+    points = _points(folder, list(targets) or evenly(range_, TARGETS), units, log)
     log("\n" + table(points))
     scored = bool(config.eval.reference) or config.eval.score == "success"
     note = (
@@ -135,11 +135,15 @@ def units_of(agent: decision_diffuser.Config, data: Dataset) -> Units:
     return Units(discount, penalty, float(every.max()))
 
 
-def starts(data: Dataset, units: Units) -> NDArray[np.floating]:
-    """The returns of whole episodes of the data, [E]."""
+def to_go(data: Dataset, units: Units) -> NDArray[np.floating]:
+    """The labels of the data: the returns that follow every state, [N]."""
     every = labels.returns_to_go(data, units.discount, penalty=units.penalty)
-    ends = np.asarray(data.episode_ends)
-    return every[np.concatenate([[0], ends[:-1]])] / units.scale
+    return every / units.scale
+
+
+def starts(data: Dataset) -> NDArray[np.integer]:
+    """The first transition of each episode, [E]."""
+    return np.concatenate([[0], np.asarray(data.episode_ends)[:-1]])
 
 
 def reached(episode: play.Episode, units: Units) -> float:
@@ -184,7 +188,7 @@ def _points(
         return Point(target, *both)
 
     run = trained.open_run(folder)
-    step, episodes = run.saved["step"], run.config.eval.episodes
+    step, episodes = run.saved["step"], EPISODES
     return [of(target) for target in targets]
 
 
@@ -205,12 +209,17 @@ def _player(
     play_episodes = play.policy(policy, episodes)
 
     def of(target: float) -> Point:
-        settings = {**policy.learned.settings, "target_return": jnp.float32(target)}
-        played = play_episodes(policy.learned._replace(settings=settings))
+        played = play_episodes(asked(policy.learned, target))
         values = np.array([reached(episode, units) for episode in played])
         return Point(target, values, scores(played, policy.config))
 
     return of
+
+
+def asked(learned: Learned, target: float) -> Learned:
+    """The same parameters, and another return to ask for."""
+    settings = {**learned.settings, "target_return": jnp.float32(target)}
+    return learned._replace(settings=settings)
 
 
 def scores(played: Sequence[play.Episode], config: Config) -> NDArray[np.floating]:

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 
-from experiments.configs import tasks
 from experiments.launch.overrides import Override
 from experiments.launch.resolve import resolve
 from experiments.studies.ablations import runs
@@ -15,11 +14,11 @@ from jdql.config import Config
 from jdql.data import npz, pusht
 from jdql.runtime import stored
 
-# By part, the system, the task's family and the variant for two cores.
+# By part, the system, the task's simulator and the variant for two cores.
 PARTS = {
-    "maze": ("diffuser", "pointmaze", "cpu"),
-    "pusht": ("diffusion_policy", "pusht", "cpu"),
-    "two_route": ("diffusion_policy", "two_route", "quick"),
+    "maze": ("diffuser", "jdql.envs.pointmaze", "cpu"),
+    "pusht": ("diffusion_policy", "jdql.envs.pusht", "cpu"),
+    "two_route": ("diffusion_policy", "jdql.envs.two_route", "quick"),
 }
 MAZE = "pointmaze_umaze"
 
@@ -46,8 +45,8 @@ def config_of(
     Raises:
       ValueError: there is no such task, it is no maze, or an override does not fit.
     """
-    system, family, small = PARTS[part]
-    name = (task or MAZE) if part == "maze" else family
+    system, _, small = PARTS[part]
+    name = (task or MAZE) if part == "maze" else part
     config = resolve(f"{system}:{name}" + ("" if full else f":{small}"))
     if part == "maze":
         _module(part).scene_of(config)  # refuses what is no maze
@@ -64,6 +63,7 @@ def run(
     out: Path,
     folder: Path,
     *,
+    step: str,
     full: bool,
     overrides: Sequence[Override],
     log: runs.Log,
@@ -77,6 +77,7 @@ def run(
       seeds: consecutive.
       out: the folder of the pictures.
       folder: of the runs.
+      step: "last", "best" or the number of a kept checkpoint.
       full: the authors' size.
       overrides: of the user.
       log: receives what is told.
@@ -102,7 +103,7 @@ def run(
             where = Path(config.run.dir)
         else:
             where = trained[part]
-        written += _module(part).draw(where, out, log)
+        written += _module(part).draw(where, step, out, log)
     return written
 
 
@@ -118,11 +119,10 @@ def by_part(folders: Sequence[str]) -> dict[str, Path]:
             raise ValueError(f"--trained={folder}: there is no run there")
         config = stored.load(folder)
         system = type(config.agent).__module__.rpartition(".")[2]
-        task = tasks.of(config)
         of = [
             part
-            for part, (one, family, _) in PARTS.items()
-            if task is not None and (one, family) == (system, task.family)
+            for part, (one, simulator, _) in PARTS.items()
+            if (one, simulator) == (system, config.eval.env_module)
         ]
         if not of:
             raise ValueError(

@@ -58,12 +58,13 @@ def sized(config: Config) -> Config:
 
 
 def route(path: Path2) -> int:
-    """The side on which a path passes the obstacle's centre.
+    """The side on which a path gets past the obstacle: -1 is left, 1 right.
 
-    -1 is left and 1 right; 0 is a path that does not get there, or into the obstacle.
+    It is read where the path crosses the height of the obstacle's centre.  0 is a path
+    that leads into the obstacle, or not as far.
     """
     steps = list(itertools.pairwise(path))
-    if any(two_route.hits(before, after) for before, after in steps):
+    if any(two_route.hits(*step) for step in steps):
         return 0
     for (x, y), (x_after, y_after) in steps:
         if y < 0 <= y_after:
@@ -78,8 +79,16 @@ def changes(path: Path2) -> int:
     return int(np.sum(aside[1:] * aside[:-1] < 0))
 
 
+def until_hit(path: Path2) -> Path2:
+    """The path up to the first position that a step through the obstacle leads to."""
+    steps = enumerate(itertools.pairwise(path), start=2)
+    length = next((n for n, step in steps if two_route.hits(*step)), len(path))
+    return path[:length]
+
+
 def outcome(label: str, paths: Sequence[Path2]) -> Outcome:
-    """What became of paths."""
+    """What became of paths; none goes on behind a hit."""
+    paths = [until_hit(path) for path in paths]
     routes = np.array([route(path) for path in paths])
     return Outcome(label, list(paths), routes, np.array([changes(p) for p in paths]))
 
@@ -119,11 +128,12 @@ def _powers(position: NDArray[np.floating]) -> NDArray[np.floating]:
 # The figure ---------------------------------------------------------------------------
 
 
-def draw(folder: Path, out: Path, log: Callable[[str], None]) -> list[Path]:
+def draw(folder: Path, step: str, out: Path, log: Callable[[str], None]) -> list[Path]:
     """Plays the policies of a run, prints the table and draws the figure.
 
     Args:
       folder: a run of `diffusion_policy` on the task.
+      step: "last", "best" or the number of a kept checkpoint.
       out: the folder of the figure.
       log: receives the table.
 
@@ -133,14 +143,14 @@ def draw(folder: Path, out: Path, log: Callable[[str], None]) -> list[Path]:
     Raises:
       ValueError, FileNotFoundError: there is no such run, or it has no checkpoint.
     """
-    run = trained.open_run(folder)
-    policy = trained.load(folder, executed=_longest(run.config))
+    run = trained.open_run(folder, step)
+    policy = trained.load(folder, step, executed=_longest(run.config))
     data = two_route.dataset()
     mean = least_squares(data["observations"], data["actions"])
     outcomes = [
         outcome("Demonstrations", demonstrations(data)),
         outcome("Chunks at the start", _chunks(policy)),
-        *(_played(run, count) for count in (_longest(run.config), 1)),
+        *(_played(run, step, count) for count in (_longest(run.config), 1)),
         outcome("Least squares", _mean_paths(run, mean)),
     ]
     log("\n" + table(outcomes))
@@ -150,7 +160,9 @@ def draw(folder: Path, out: Path, log: Callable[[str], None]) -> list[Path]:
         "crosses: into the obstacle. Arrow: the mean action at the start."
     )
     action = mean(np.array([two_route.START]))[0]
-    return save(plots.two_route(outcomes, action, note), out / "plans_two_route")
+    return save(
+        plots.two_route(outcomes, action, note), out / "plans_two_route", dpi=100
+    )
 
 
 def _longest(config: Config) -> int:
@@ -166,11 +178,11 @@ def _chunks(policy: Trained) -> list[Path2]:
     return [path_of(chunk, start) for chunk in chunks]
 
 
-def _played(run: Run, executed: int) -> Outcome:
+def _played(run: Run, step: str, executed: int) -> Outcome:
     """All seeds of a run, so many actions of a chunk being carried out."""
     paths: list[Path2] = []
     for member in run.members:
-        policy = trained.load(run.folder, seed=member["seed"], executed=executed)
+        policy = trained.load(run.folder, step, member["seed"], executed=executed)
         paths += [e.seen for e in play.policy(policy, EPISODES)(policy.learned)]
     return outcome(f"Chunks, T_a = {executed}", paths)
 
@@ -192,9 +204,9 @@ def demonstrations(data: dict[str, NDArray]) -> list[Path2]:
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
-    """Success, shares of the routes and changes of mind: a line for each outcome."""
+    """Who passes and where, and who changes sides: a line for each outcome."""
     lines = [
-        f"{'':20}{'paths':>7}{'success':>10}{'left':>8}{'right':>8}{'change sides':>15}"
+        f"{'':20}{'paths':>7}{'pass':>10}{'left':>8}{'right':>8}{'change sides':>15}"
     ]
     for label, paths, routes, changed in outcomes:
         shares = [routes != 0, routes < 0, routes > 0, changed > 0]

@@ -143,7 +143,8 @@ class Planner(NamedTuple):
       layout: of trajectories.
       schedule: of the diffusion.
       config: its settings.
-      plans: `(learned, carry, observation [O], key, count, guide) -> [count, H, D]`.
+      plans: `(learned, carry, observation [O], key, count, guide) -> [count, H, D]`;
+        with `whole=True` the chain that leads there from noise, [n + 1, count, H, D].
       acting: `(propose) -> Acting` of a rule that proposes one plan.
       remember: `(carry, plan [H, D]) -> carry`, for the next warm start.
     """
@@ -317,15 +318,19 @@ def plans(
     key: PRNGKeyArray,
     count: int = 1,
     guide: Guidance | None = None,
-) -> Float[Array, "N H D"]:
-    """N plans from here; the noise of a warm start is drawn like that of any other."""
+    whole: bool = False,
+) -> Float[Array, "..."]:
+    """N plans from here, [N, H, D]; a warm start's noise is drawn like any other's.
+
+    If `whole`, the chain of plans made from noise alone, [n + 1, N, H, D].
+    """
     clamp = held(parts, known(parts, observation))
     shape = (count, parts.plan_horizon, parts.layout.width)
     predict = functools.partial(parts.network.apply, learned)
 
     def cold(key: PRNGKeyArray) -> Array:
         draws = reverse.draw_chain(key, parts.sampler.draws, shape)
-        return parts.sampler.sample(predict, draws, guide, clamp)
+        return parts.sampler.sample(predict, draws, guide, clamp, whole)
 
     def warm(key: PRNGKeyArray) -> Array:
         assert parts.warmed is not None
@@ -335,7 +340,7 @@ def plans(
         begin = process.forward_noise(parts.schedule, again, level, draws.start)
         return parts.warmed.sample(predict, draws._replace(start=begin), guide, clamp)
 
-    if parts.warmed is None:
+    if whole or parts.warmed is None:
         return cold(key)
     return jax.lax.cond(carry.made > 0, warm, cold, key)
 

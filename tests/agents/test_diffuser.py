@@ -156,7 +156,7 @@ def test_a_warm_start_goes_on_from_the_last_plan():
     """What it starts from is the last plan, moved on and noised to its level."""
     parts = parts_of(warm_start=5, execute=3, goal=())
 
-    def start(predict, draws, guide=None, clamp=None):
+    def start(predict, draws, guide=None, clamp=None, whole=False):
         return draws.start
 
     only_start = samplers.Sampler(0, start)
@@ -191,6 +191,28 @@ def test_the_first_plan_of_an_episode_is_not_warm():
     np.testing.assert_allclose(warm[0], cold[0], atol=1e-6)
     np.testing.assert_allclose(cold[1], cold[0], atol=1e-6)
     assert np.abs(warm[1] - warm[0]).max() > 1e-4
+
+
+def test_the_chain_of_plans_begins_as_noise_and_ends_as_the_plans():
+    parts = parts_of(warm_start=5)  # the chain from noise, whatever is remembered
+    seen, key = jnp.array([-0.5, 0.3, 0.8]), jax.random.key(0)
+    carry = diffuser.remember(parts, diffuser.forget(parts), jnp.ones((8, 3)))
+    fresh = diffuser.forget(parts)
+
+    @jax.jit
+    def both(key):
+        learned = diffuser.learned(diffuser.init(parts, key))
+        chain = diffuser.plans(parts, learned, carry, seen, key, 2, whole=True)
+        return chain, diffuser.plans(parts, learned, fresh, seen, key, 2)
+
+    chain, plans = both(key)
+    np.testing.assert_array_equal(chain[-1], plans)
+    noise = reverse.draw_chain(key, parts.sampler.draws, (2, 8, 3)).start
+    np.testing.assert_array_equal(chain[0][:, 1:-1], noise[:, 1:-1])
+    known = diffuser.known(parts, seen)
+    for end in (0, -1):  # start and goal are held all along
+        held = np.broadcast_to(known[end, 1:], (len(chain), 2, 2))
+        np.testing.assert_array_equal(chain[:, :, end, 1:], held)
 
 
 # Data ---------------------------------------------------------------------------------

@@ -26,11 +26,13 @@ class Case(NamedTuple):
       config: SYSTEM:TASK[:VARIANT], as `--config` takes it, without a size.
       ways: of acting, each what differs from the config.
       branches: evaluations of the network that a step takes for one trajectory.
+      settings: of the system, in the place of the config's.
     """
 
     config: str
     ways: tuple[Way, ...] = ({},)
     branches: int = 1
+    settings: Mapping[str, Any] = {}
 
 
 def _way(sampler: str, steps: int | None = None, **others: Any) -> Way:
@@ -38,7 +40,7 @@ def _way(sampler: str, steps: int | None = None, **others: Any) -> Way:
 
 
 _CHUNKS = (_way("ancestral"), _way("ddim", 10), _way("ddim", 5), _way("dpmpp_2m", 5))
-_GUIDED: tuple[Way, ...] = ({}, {"candidates": 16}, {"given.planner.sample_steps": 10})
+_GUIDED: tuple[Way, ...] = ({}, {"candidates": 4}, {"given.planner.sample_steps": 10})
 CASES = (
     Case("diffusion_policy:pusht", _CHUNKS),
     Case("diffusion_policy:pusht:transformer", _CHUNKS),
@@ -74,8 +76,9 @@ def chosen(agents: Sequence[str], steps: Sequence[int]) -> list[Case]:
     Raises:
       ValueError: there is no such system.
     """
-    ways = tuple({"diffusion_steps": number} for number in steps)
-    cases = [Case("diffusion_ql:walker2d_medium", ways), *CASES]
+    first = "diffusion_ql:walker2d_medium"
+    chains = [Case(first, settings={"diffusion_steps": number}) for number in steps]
+    cases = [*chains, *CASES]
     if not agents:
         return cases
     found = []
@@ -118,15 +121,20 @@ def make(case: Case, size: str) -> dict[str, Policy]:
     """
     import jax
 
+    from jdql.runtime import acting_settings, members
     from jdql.runtime import recipe as recipes
 
     made: dict[str, Policy] = {}
     system = _recipe(case.config, size)
+    config = dataclasses.replace(system.config, **case.settings)
+    system = system._replace(config=config)
+    start = jax.jit(
+        functools.partial(recipes.untrained, system), compiler_options=members.ONCE
+    )
+    learned = jax.tree.map(lambda leaf: leaf[None], start(jax.random.key(0)))
     for way in case.ways:
-        mine = _changed(system, way)
-        start = jax.jit(functools.partial(recipes.untrained, mine))
-        learned = jax.tree.map(lambda leaf: leaf[None], start(jax.random.key(0)))
-        made[str(dict(way))] = Policy(mine, recipes.acting(mine), learned)
+        mine, known = acting_settings.change(system, learned, way)
+        made[str(dict(way))] = Policy(mine, recipes.acting(mine), known)
     return made
 
 
@@ -156,20 +164,6 @@ def _stand_in(run: Config) -> DataConfig:
     return dataclasses.replace(
         run.data, dataset=(entry,), source="local", reward="none"
     )
-
-
-def _changed(system: Any, way: Way) -> Any:
-    """A system that was trained to act in another way."""
-    for path, value in way.items():
-        *stages, field = path.split(".")
-        if stages:
-            name = stages[1]
-            inner = _changed(system.given[name], {field: value})
-            system = system._replace(given={**system.given, name: inner})
-        else:
-            config = dataclasses.replace(system.config, **{field: value})
-            system = system._replace(config=config)
-    return system
 
 
 class Chain(NamedTuple):

@@ -270,7 +270,8 @@ def test_every_model_makes_one_step_of_its_optimiser(system):
         # The first step of Adam: the bias of both moments is divided out.
         direction = (mean / 0.1) / (np.sqrt(variance / 0.001) + 1e-8)
         sure = np.abs(direction) > 0.9
-        assert sure.mean() > 0.2
+        # A network whose last layer starts at 0 has no other gradient at first.
+        assert sure[mean != 0].mean() > 0.2
         taken = -change[sure] / direction[sure]
         np.testing.assert_allclose(taken, np.median(taken), rtol=2e-2)
         assert np.isclose(np.median(taken), settings, rtol=1e-3).any()

@@ -122,7 +122,7 @@ def _taken(blocks: list[np.ndarray], actions: int, states: int) -> Taken:
         actions=actions,
         plans_per_s=float(states / np.median(plans)),
         decisions_per_s=float(np.median(rates)),
-        range=[float(rates.min()), float(rates.max())],
+        range=[float(np.min(rates)), float(np.max(rates))],
         median_ms=1e3 * float(np.median(plans)),
         p99_ms=1e3 * float(np.percentile(every, 99)),
     )

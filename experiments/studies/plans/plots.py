@@ -134,7 +134,7 @@ def fan(
 
         figure, (axis,) = _row(1, note, 4.2, 0.85 * rows / columns)
         _maze(axis, scene)
-        low, high = int(value.min()), int(value.max())
+        low, high = int(np.min(value)), int(np.max(value))
         colours = ScalarMappable(Normalize(low, max(high, low + 1)), TIME)
         for plan, reward in zip(plans, value, strict=True):
             axis.plot(*plan.T, color=colours.to_rgba(reward), lw=0.8, alpha=0.7)
@@ -286,7 +286,7 @@ def returns(
         figure, (left, right) = _row(2, note, 3.6, 0.75, titles=0.6)
         _bars(left, asked, [point.reached for point in points], BLUE)
         _bars(right, asked, [point.score for point in points], RED)
-        ends = min([*asked, data.min()]), max([*asked, data.max()])
+        ends = min([*asked, np.min(data)]), max([*asked, np.max(data)])
         left.plot(ends, ends, "--", color=SOFT, lw=1, label="what was asked for")
         left.legend(loc="best", fontsize=8)
         heading(left, "Reached", "in the units of what is asked for")

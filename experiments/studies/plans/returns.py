@@ -155,7 +155,7 @@ def reached(episode: play.Episode, units: Units) -> float:
 
 def evenly(returns: NDArray[np.floating], count: int) -> list[float]:
     """Targets of two digits from the least of some returns to the greatest."""
-    chosen = np.linspace(returns.min(), returns.max(), count)
+    chosen = np.linspace(np.min(returns), np.max(returns), count)
     return sorted({round(float(value), 2) for value in chosen})
 
 

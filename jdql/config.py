@@ -31,6 +31,7 @@ ACTING = frozenset(
         "guide_steps",
         "stop",
         "temperature",
+        "actor_temperature",
         "target_return",
         "candidates",
         "selection",

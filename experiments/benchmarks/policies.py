@@ -62,6 +62,10 @@ CASES = (
         (_way("ancestral"), _way("ddim", 20), _way("ddim", 10), _way("dpmpp_2m", 10)),
         branches=2,  # with the return and without
     ),
+    Case(
+        "diffusion_veteran:pointmaze_umaze",
+        ({}, _way("ddim", 5), {"candidates": 8}, {"execute": 15}),
+    ),
 )
 
 

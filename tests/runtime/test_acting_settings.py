@@ -32,13 +32,16 @@ GUIDED = recipe_of(
 )
 
 
+pytestmark = pytest.mark.usefixtures("all_unoptimised")
+
+
 @pytest.fixture(scope="module")
-def plan():
+def plan(all_unoptimised):
     return recipe.untrained(PLAN, jax.random.key(0))
 
 
 @pytest.fixture(scope="module")
-def guided():
+def guided(all_unoptimised):
     return recipe.untrained(GUIDED, jax.random.key(0))
 
 

@@ -299,15 +299,13 @@ def learned(state: TrainState) -> Params:
 
 def known(parts: Parts, observation: Float[Array, " O"]) -> Float[Array, "H D"]:
     """A trajectory with what is known of it: the first state, and the goal's."""
-    layout, columns = parts.layout, list(parts.config.goal)
+    layout, columns = parts.layout, parts.config.goal
     A, S = layout.actions, layout.states
     plan = jnp.zeros((parts.plan_horizon, layout.width))
     plan = plan.at[0, A:].set(observation[:S])
     if not columns:
         return plan
-    goal = layout.units.raw_observation(observation)[jnp.array(columns)]
-    at_rest = jnp.zeros(S).at[: len(columns)].set(goal)
-    return plan.at[-1, A:].set(layout.units.state(at_rest))
+    return plan.at[-1, A:].set(layout.units.at_rest(observation, columns, S))
 
 
 def plans(

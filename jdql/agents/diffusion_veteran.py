@@ -23,7 +23,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -42,18 +42,26 @@ from jdql.agents.base import (
     action_bounds,
 )
 from jdql.agents.plan_values import Evidence, PlanValue
-from jdql.agents.trajectories import Labelled
+from jdql.agents.trajectories import Units
 from jdql.checks import at_least
 from jdql.data import sampling, windows
 from jdql.data.dataset import Dataset
-from jdql.data.episodes import returns_to_go
+from jdql.data.episodes import paid_before
 from jdql.diffusion import constraints, losses, reverse, samplers, schedules
 from jdql.networks.dit import DiT, FourierStep
 from jdql.networks.mlp import NoiseNetwork
 from jdql.networks.transformer import check_heads
 from jdql.optim import Averaging, Model, adamw, descend, everything, start
 from jdql.optim import follow as moved
-from jdql.types import Array, Constraint, DataSpec, Float, Int, Params, PRNGKeyArray
+from jdql.types import (
+    Array,
+    Constraint,
+    DataSpec,
+    Float,
+    Int,
+    Params,
+    PRNGKeyArray,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +73,10 @@ class Config:
     stride: int = 1  # environment steps from one state of a plan to the next
     states: int | None = None  # of an observation's numbers, the first; None: all
     padding: bool = False  # windows go on behind an episode's end, in its last state
+    # The columns of an observation that hold the goal of as many first columns, where
+    # rewards are above 0 at the goal alone.  Behind the arrival, the states of windows
+    # are the goal's, at rest, and the return is that of an arrival so many steps on.
+    goal: tuple[int, ...] = ()
     # value
     value: str = "state"  # or "plan": see `plan_values`
     discount: float = 0.997
@@ -143,6 +155,14 @@ class Batch(NamedTuple):
     action: Float[Array, "B A"]  # the first of those that led from one to the other
 
 
+class Data(NamedTuple):
+    """A dataset, and of each of its transitions ..."""
+
+    dataset: Dataset
+    label: Any  # [N] the return from here on, in [-1, 1]
+    arrived: Any  # [N] whether the goal was reached before
+
+
 class Draws(NamedTuple):
     """The noise of one update: diffusion steps and standard normals."""
 
@@ -213,6 +233,13 @@ def check(config: Config, spec: DataSpec) -> int:
             f"states end; got {config.execute}"
         )
     O, S = spec.observation_dim, config.states
+    if any(not 0 <= column < O for column in config.goal) or len(config.goal) > (
+        S or O
+    ):
+        raise ValueError(
+            f"goal={config.goal} must name columns of the {O} of an observation, at "
+            f"most as many as a state has"
+        )
     if S is not None and not 1 <= S <= O:
         raise ValueError(f"states must be 1 to {O}, as many as are observed, got {S}")
     if any(not 0 <= column < (S or O) for column in config.rebase):
@@ -304,8 +331,8 @@ def reach(config: Config) -> dict[str, int]:
     return {"length": config.horizon, "after": after, "stride": config.stride}
 
 
-def prepare(parts: Parts, dataset: Dataset) -> Labelled:
-    """Labels every transition with the return that follows it, in [-1, 1].
+def prepare(parts: Parts, dataset: Dataset) -> Data:
+    """Labels every transition with the return that follows it; see `unit_returns`.
 
     Raises:
       ValueError: all episodes are too short, or all returns alike.
@@ -313,20 +340,13 @@ def prepare(parts: Parts, dataset: Dataset) -> Labelled:
     config = parts.config
     windows.require(dataset.episode_ends, **reach(config))
     windows.require(dataset.episode_ends, config.stride)  # for pairs
-    # Deviation: the penalty is added to the reward of an end; the authors' replaces it.
-    # Behind an end nothing is paid; their kitchen goes on paying the last reward.
-    penalty = float(config.termination_penalty)
-    returns = returns_to_go(dataset, float(config.discount), penalty=penalty)
-    low, high = float(returns.min()), float(returns.max())
-    if not high > low:
-        raise ValueError(
-            f"plans are chosen by their returns, but all those of the data are {low:g}:"
-            " take data with different rewards"
-        )
-    return Labelled(dataset, np.float32(2 * (returns - low) / (high - low) - 1))
+    discount, penalty = float(config.discount), float(config.termination_penalty)
+    label = plan_values.unit_returns(dataset, discount, penalty, bool(config.goal))
+    arrived = paid_before(dataset) if config.goal else np.zeros(dataset.size, bool)
+    return Data(dataset, label, arrived)
 
 
-def sample_batch(parts: Parts, key: PRNGKeyArray, data: Labelled) -> Batch:
+def sample_batch(parts: Parts, key: PRNGKeyArray, data: Data) -> Batch:
     """Strided windows with their returns, transitions, and pairs of states.
 
     A pair is a state and the one after `stride` transitions, all in one episode.
@@ -345,10 +365,24 @@ def sample_batch(parts: Parts, key: PRNGKeyArray, data: Labelled) -> Batch:
     now, then = pair[:, 0], pair[:, -1]
     state, following = dataset.observation[now], dataset.next_observation[then]
     return Batch(
-        Evidence(dataset.observation[rows, :S], data.label[rows[:, 0]], step),
+        Evidence(states_of(parts, data, rows), data.label[rows[:, 0]], step),
         pair_of(parts, state[:, :S], following[:, :S]),
         dataset.action[now],
     )
+
+
+def states_of(
+    parts: Parts, data: Data, rows: Int[Array, "B H"]
+) -> Float[Array, "B H S"]:
+    """The states of windows; behind an arrival at the goal they stay there, at rest."""
+    observation, S = data.dataset.observation[rows], parts.states
+    if not parts.config.goal:
+        return observation[..., :S]
+    # Deviation: the authors' windows stay in the state of the arrival, in which nobody
+    # can, and their score counts all later steps as paid.
+    still = Units(parts.spec).at_rest(observation, parts.config.goal, S)
+    there = data.arrived[rows].at[:, 0].set(False)
+    return jnp.where(there[..., None], still, observation[..., :S])
 
 
 def draw(parts: Parts, key: PRNGKeyArray) -> Draws:

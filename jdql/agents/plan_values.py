@@ -16,9 +16,12 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jdql.checks import one_of
+from jdql.data.dataset import Dataset
+from jdql.data.episodes import paid_before, returns_to_go
 from jdql.networks.dit import SequenceValue
 from jdql.networks.mlp import MLP, value_function
 from jdql.optim import Averaging, Metrics, Model, adam, descend, follow, start
@@ -32,6 +35,39 @@ class Evidence(NamedTuple):
     plan: Float[Array, "B H S"]
     label: Float[Array, " B"]  # the return from its first state on
     transition: Transition  # of the same S numbers
+
+
+def unit_returns(
+    dataset: Dataset, discount: float, penalty: float, goal: bool = False
+) -> Float[np.ndarray, " N"]:
+    """The returns that follow every transition, their least and greatest at -1 and 1.
+
+    Args:
+      dataset: on the host.
+      discount: of `returns_to_go`, like the penalty.
+      penalty: of a true end.
+      goal: whether rewards are above 0 at a goal alone: the return is then discount^d,
+        d steps before the arrival there, and 1 behind it.
+
+    Raises:
+      ValueError: all are alike.
+    """
+    # Deviation: the penalty is added to the reward of an end; the authors' replaces it.
+    # Behind an end nothing is paid; their kitchen goes on paying the last reward.
+    if goal:
+        arrived = paid_before(dataset)
+        first: Any = np.float32((np.asarray(dataset.reward) > 0) & ~arrived)
+        ahead = returns_to_go(dataset._replace(reward=first), discount)
+        returns = np.where(arrived, 1.0, ahead)
+    else:
+        returns = returns_to_go(dataset, discount, penalty=penalty)
+    low, high = float(returns.min()), float(returns.max())
+    if not high > low:
+        raise ValueError(
+            f"plans are chosen by their returns, but all those of the data are {low:g}:"
+            " take data with different rewards"
+        )
+    return (2 * (returns - low) / (high - low) - 1).astype(np.float32)
 
 
 class PlanValue(NamedTuple):

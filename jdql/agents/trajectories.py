@@ -60,6 +60,19 @@ class Units(NamedTuple):
         """The first S numbers of an observation, in the units of the data."""
         return self.observation(self._whole(raw))[..., : raw.shape[-1]]
 
+    def at_rest(
+        self, observation: Float[Array, "*B O"], columns: tuple[int, ...], states: int
+    ) -> Float[Array, "*B S"]:
+        """The state that an observation's goal is at rest in, in the data's units.
+
+        Its first numbers are those in `columns`, the others 0 in the environment's
+        units.
+        """
+        raw = self.raw_observation(observation)
+        still = jnp.zeros((*raw.shape[:-1], states))
+        goal = raw[..., np.array(columns, int)]
+        return self.state(still.at[..., : len(columns)].set(goal))
+
     def _whole(self, state: Array) -> Array:
         missing = self.spec.observation_dim - state.shape[-1]
         return jnp.pad(state, [(0, 0)] * (state.ndim - 1) + [(0, missing)])

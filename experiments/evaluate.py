@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import statistics
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -323,10 +322,12 @@ def format_rows(rows: list[dict[str, Any]], step: str) -> str:
 
 def _error(row: dict[str, Any]) -> str:
     """The standard error of a seed's mean score over its episodes."""
+    from jdql.report.statistics import standard_error
+
     scores = row["scores"]
     if len(scores) < 2:
         return ""
-    return f" +- {statistics.stdev(scores) / math.sqrt(len(scores)):.3f}"
+    return f" +- {standard_error(scores):.3f}"
 
 
 def _other(row: dict[str, Any]) -> str:

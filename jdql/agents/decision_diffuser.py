@@ -27,7 +27,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -42,14 +41,14 @@ from jdql.agents.base import (
     NOTHING,
     Acting,
     Agent,
-    Carry,
     Metrics,
     Stages,
     action_bounds,
     blank,
+    followed,
 )
 from jdql.agents.trajectories import Labelled, Layout, Units
-from jdql.checks import at_least, one_of
+from jdql.checks import at_least, finite, one_of
 from jdql.data.dataset import Dataset
 from jdql.diffusion import (
     constraints,
@@ -237,10 +236,7 @@ def check(config: Config) -> None:
             f"leads {left} steps on: plan more states or take execute={config.execute} "
             "and history down"
         )
-    for name in ("guidance", "target_return", "temperature"):
-        value = getattr(config, name)
-        if isinstance(value, float | int) and not math.isfinite(value):
-            raise ValueError(f"{name} must be a finite number, got {value}")
+    finite(config, "guidance", "target_return", "temperature")
 
 
 # Training -----------------------------------------------------------------------------
@@ -456,17 +452,13 @@ def follow(
 
 
 def acting(parts: Parts) -> Acting:
-    """Plans and acts; of more than one step it hands out the states of a plan."""
+    """Plans, and aims at the states of the plan in turn."""
     C, h = parts.config.history, parts.config.execute
-    to = functools.partial(follow, parts)
 
-    def act(learned: Learned, carry: Carry, observations: Array, key: PRNGKeyArray):
-        states = plans(parts, learned, observations, key)[0, C : C + h]
-        if h > 1:
-            return states, carry
-        return to(learned, states[0], observations[-1])[None], carry
+    def plan(learned: Learned, observations: Array, key: PRNGKeyArray) -> Array:
+        return plans(parts, learned, observations, key)[0, C : C + h]
 
-    return Acting(act, history=C, follow=to if h > 1 else None)
+    return followed(plan, functools.partial(follow, parts), h, C)
 
 
 def make(config: Config, spec: DataSpec, given: Stages = NOTHING) -> Agent:

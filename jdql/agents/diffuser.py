@@ -189,18 +189,11 @@ def build(config: Config, spec: DataSpec) -> Parts:
 
 def layout_of(config: Config, spec: DataSpec) -> Layout:
     """What trajectories are made of; raises ValueError where that cannot be."""
-    states = spec.observation_dim if config.states is None else config.states
-    if not 1 <= states <= spec.observation_dim:
+    states = trajectories.state_size(config.states, config.goal, spec)
+    if config.goal and states != 2 * spec.action_dim:
         raise ValueError(
-            f"states={states}, but observations have {spec.observation_dim} numbers: "
-            "take that many or fewer"
-        )
-    wrong = [c for c in config.goal if not 0 <= c < spec.observation_dim]
-    if wrong or (config.goal and states != 2 * spec.action_dim):
-        raise ValueError(
-            f"goal={config.goal} must name columns of the {spec.observation_dim} of an "
-            f"observation, and a plan be followed by {spec.action_dim} forces, with "
-            f"states of as many positions and as many speeds; got {states=}"
+            f"a plan to a goal is followed by {spec.action_dim} forces, with states of "
+            f"as many positions and as many speeds; got {states=}"
         )
     return Layout(config.horizon, spec.action_dim, states, config.padding, Units(spec))
 

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -36,14 +35,14 @@ from jdql.agents.base import (
     NOTHING,
     Acting,
     Agent,
-    Carry,
     Metrics,
     Stages,
     action_bounds,
+    followed,
 )
 from jdql.agents.plan_values import Evidence, PlanValue
-from jdql.agents.trajectories import Units
-from jdql.checks import at_least
+from jdql.agents.trajectories import Units, state_size
+from jdql.checks import at_least, finite
 from jdql.data import sampling, windows
 from jdql.data.dataset import Dataset
 from jdql.data.episodes import paid_before
@@ -160,7 +159,7 @@ class Data(NamedTuple):
 
     dataset: Dataset
     label: Any  # [N] the return from here on, in [-1, 1]
-    arrived: Any  # [N] whether the goal was reached before
+    arrived: Any  # [N] whether the goal was reached before; None without a goal
 
 
 class Draws(NamedTuple):
@@ -232,27 +231,15 @@ def check(config: Config, spec: DataSpec) -> int:
             f"execute must be at most (horizon - 2) stride + 1, {last}, where a plan's "
             f"states end; got {config.execute}"
         )
-    O, S = spec.observation_dim, config.states
-    if any(not 0 <= column < O for column in config.goal) or len(config.goal) > (
-        S or O
-    ):
+    S = state_size(config.states, config.goal, spec)
+    if any(not 0 <= column < S for column in config.rebase):
         raise ValueError(
-            f"goal={config.goal} must name columns of the {O} of an observation, at "
-            f"most as many as a state has"
-        )
-    if S is not None and not 1 <= S <= O:
-        raise ValueError(f"states must be 1 to {O}, as many as are observed, got {S}")
-    if any(not 0 <= column < (S or O) for column in config.rebase):
-        raise ValueError(
-            f"rebase={config.rebase} must name columns of states, 0 to {(S or O) - 1}"
+            f"rebase={config.rebase} must name columns of states, 0 to {S - 1}"
         )
     if config.step_dim < 8 or config.step_dim % 8:
         raise ValueError(f"step_dim must be a multiple of 8, got {config.step_dim}")
-    for name in ("weight", "temperature", "actor_temperature"):
-        value = getattr(config, name)
-        if isinstance(value, float | int) and not math.isfinite(value):
-            raise ValueError(f"{name} must be a finite number, got {value}")
-    return S or O
+    finite(config, "weight", "temperature", "actor_temperature")
+    return S
 
 
 def timed(steps: int, dim: int) -> Callable[[Array], Array]:
@@ -341,8 +328,8 @@ def prepare(parts: Parts, dataset: Dataset) -> Data:
     windows.require(dataset.episode_ends, **reach(config))
     windows.require(dataset.episode_ends, config.stride)  # for pairs
     discount, penalty = float(config.discount), float(config.termination_penalty)
-    label = plan_values.unit_returns(dataset, discount, penalty, bool(config.goal))
-    arrived = paid_before(dataset) if config.goal else np.zeros(dataset.size, bool)
+    arrived = paid_before(dataset) if config.goal else None
+    label = plan_values.unit_returns(dataset, discount, penalty, arrived)
     return Data(dataset, label, arrived)
 
 
@@ -482,19 +469,18 @@ def acting(parts: Parts) -> Acting:
 
     A row is a state, and then the noise of its action's chain, the start first.
     """
-    h, to = parts.config.execute, functools.partial(follow, parts)
+    h = parts.config.execute
     width = (1 + parts.actor_schedule.steps) * parts.spec.action_dim
 
-    def act(learned: Learned, carry: Carry, observations: Array, key: PRNGKeyArray):
+    def plan(learned: Learned, observations: Array, key: PRNGKeyArray) -> Array:
         plan_key, noise_key = jax.random.split(key)
         now = observations[-1]
         candidates = plans(parts, learned, now[: parts.states], plan_key)
         states = aims(parts, choose(parts, learned, candidates))
         noise = jax.random.normal(noise_key, (h, width))
-        rows = jnp.concatenate([states, noise], axis=-1)
-        return (rows if h > 1 else to(learned, rows[0], now)[None]), carry
+        return jnp.concatenate([states, noise], axis=-1)
 
-    return Acting(act, follow=to if h > 1 else None)
+    return followed(plan, functools.partial(follow, parts), h)
 
 
 def make(config: Config, spec: DataSpec, given: Stages = NOTHING) -> Agent:

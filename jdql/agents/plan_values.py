@@ -21,7 +21,7 @@ import optax
 
 from jdql.checks import one_of
 from jdql.data.dataset import Dataset
-from jdql.data.episodes import paid_before, returns_to_go
+from jdql.data.episodes import returns_to_go
 from jdql.networks.dit import SequenceValue
 from jdql.networks.mlp import MLP, value_function
 from jdql.optim import Averaging, Metrics, Model, adam, descend, follow, start
@@ -38,7 +38,7 @@ class Evidence(NamedTuple):
 
 
 def unit_returns(
-    dataset: Dataset, discount: float, penalty: float, goal: bool = False
+    dataset: Dataset, discount: float, penalty: float, arrived: Any = None
 ) -> Float[np.ndarray, " N"]:
     """The returns that follow every transition, their least and greatest at -1 and 1.
 
@@ -46,16 +46,16 @@ def unit_returns(
       dataset: on the host.
       discount: of `returns_to_go`, like the penalty.
       penalty: of a true end.
-      goal: whether rewards are above 0 at a goal alone: the return is then discount^d,
-        d steps before the arrival there, and 1 behind it.
+      arrived: where rewards are above 0 at a goal alone, whether each transition lies
+        behind the arrival there, [N]: the return is then 1, and discount^d before it,
+        d being the steps up to the arrival.
 
     Raises:
       ValueError: all are alike.
     """
     # Deviation: the penalty is added to the reward of an end; the authors' replaces it.
     # Behind an end nothing is paid; their kitchen goes on paying the last reward.
-    if goal:
-        arrived = paid_before(dataset)
+    if arrived is not None:
         first: Any = np.float32((np.asarray(dataset.reward) > 0) & ~arrived)
         ahead = returns_to_go(dataset._replace(reward=first), discount)
         returns = np.where(arrived, 1.0, ahead)

@@ -78,6 +78,31 @@ class Units(NamedTuple):
         return jnp.pad(state, [(0, 0)] * (state.ndim - 1) + [(0, missing)])
 
 
+def state_size(states: int | None, goal: tuple[int, ...], spec: DataSpec) -> int:
+    """S, the numbers of a state.
+
+    Args:
+      states: of an observation's numbers, the first ones; None: all.
+      goal: columns of an observation that hold the goal of as many first ones.
+      spec: of the data.
+
+    Raises:
+      ValueError: observations do not have them.
+    """
+    O, S = spec.observation_dim, states
+    if S is not None and not 1 <= S <= O:
+        raise ValueError(
+            f"{states=}, but observations have {O} numbers: states must be 1 to {O}"
+        )
+    S = O if S is None else S
+    if len(goal) > S or any(not 0 <= column < O for column in goal):
+        raise ValueError(
+            f"{goal=} must name columns of the {O} of an observation, at most as many "
+            "as a state has"
+        )
+    return S
+
+
 class Layout(NamedTuple):
     """What a trajectory is made of.
 

@@ -14,7 +14,7 @@ from jdql.data import observations
 from jdql.envs import simulator
 from jdql.runtime import distributed
 from jdql.runtime.acting import Player
-from jdql.runtime.evaluate import SEED_STRIDE
+from jdql.runtime.evaluate import start_seed, success_of
 from jdql.runtime.recipe import Learned
 from jdql.runtime.trained import Trained
 from jdql.types import Array, Float, PRNGKeyArray
@@ -53,8 +53,7 @@ def policy(
       config: the environment; that of the run by default.
     """
     where = config or trained.config.eval
-    first = where.seed + trained.seed * SEED_STRIDE
-    seeds = range(first, first + episodes)
+    seeds = [start_seed(where, trained.seed, number) for number in range(episodes)]
     mesh = distributed.member_mesh(1, jax.local_devices()[:1])
     assert trained.acting is not None
     player = Player(trained.acting, [trained.seed], range(episodes), mesh)
@@ -105,7 +104,7 @@ def _rollout(
             after, reward, ended[e], cut, info = environments[e].step(actions[e])
             seen[e].append(flat(after))
             rewards[e].append(float(reward))
-            success[e] |= bool(info.get("success", info.get("is_success", False)))
+            success[e] |= bool(success_of(info))
             live[e] = not (ended[e] or cut)
     rows = zip(seen, rewards, ended.tolist(), success.tolist(), strict=True)
     return [Episode(np.stack(s), np.array(r), end, won) for s, r, end, won in rows]

@@ -13,19 +13,13 @@ from numpy.typing import NDArray
 from jdql.envs import pusht
 from jdql.envs import two_route as toy
 from jdql.report.plots import COLOURS, heading, styled
+from jdql.report.statistics import standard_error
 
 SOFT, WALL, PALE = "#666666", "#D9D9D9", "#BBBBBB"
 BLUE, RED, GREEN, PURPLE = COLOURS[:4]
 TIME = "viridis"  # from the first step of a plan to its last
 PATHS = 50  # in a panel
 GOAL_POSE = (256.0, 256.0, np.pi / 4)  # of PushT's block
-
-
-def standard_error(values: Any) -> float:
-    """Of a mean; 0 of one value."""
-    return (
-        float(np.std(values, ddof=1) / len(values) ** 0.5) if len(values) > 1 else 0.0
-    )
 
 
 class Board(NamedTuple):

@@ -28,6 +28,7 @@ from jdql.data import episodes as labels
 from jdql.data import sources
 from jdql.data.dataset import Dataset
 from jdql.report.plots import save
+from jdql.report.statistics import standard_error
 from jdql.runtime import evaluate, trained
 from jdql.runtime.metrics import read_rows
 from jdql.runtime.recipe import Learned
@@ -107,8 +108,7 @@ def run(
             f"{folder} is a run of {config.name}: the figure is about Decision Diffuser"
         )
     data = sources.load(config.data, collect=collect.collect, log=log).dataset
-    units = units_of(config.agent, data)
-    every = to_go(data, units)
+    units, every = labelled(config.agent, data)
     begun = every[starts(data)]
     range_ = np.append(every, config.agent.target_return)
     points = _points(folder, list(targets) or evenly(range_, TARGETS), units, log)
@@ -126,19 +126,17 @@ def run(
 # Units --------------------------------------------------------------------------------
 
 
-def units_of(agent: decision_diffuser.Config, data: Dataset) -> Units:
-    """The units of a run's labels; without a scale the data's greatest return is 1."""
+def labelled(
+    agent: decision_diffuser.Config, data: Dataset
+) -> tuple[Units, NDArray[np.floating]]:
+    """The units of a run's labels, and the labels: what follows every state, [N].
+
+    Without a scale the data's greatest return is 1.
+    """
     discount, penalty = float(agent.discount), float(agent.termination_penalty)
-    if agent.returns_scale is not None:
-        return Units(discount, penalty, float(agent.returns_scale))
     every = labels.returns_to_go(data, discount, penalty=penalty)
-    return Units(discount, penalty, float(every.max()))
-
-
-def to_go(data: Dataset, units: Units) -> NDArray[np.floating]:
-    """The labels of the data: the returns that follow every state, [N]."""
-    every = labels.returns_to_go(data, units.discount, penalty=units.penalty)
-    return every / units.scale
+    scale = every.max() if agent.returns_scale is None else agent.returns_scale
+    return Units(discount, penalty, float(scale)), every / float(scale)
 
 
 def starts(data: Dataset) -> NDArray[np.integer]:
@@ -239,8 +237,8 @@ def table(points: Sequence[Point]) -> str:
     """What was asked for and what came of it, a line each."""
     lines = [f"{'asked for':>10}{'reached':>10}{'+-':>8}{'score':>10}{'+-':>8}"]
     for target, values, score in points:
-        cells = f"{np.mean(values):10.3f}{plots.standard_error(values):8.3f}"
+        cells = f"{np.mean(values):10.3f}{standard_error(values):8.3f}"
         lines.append(
-            f"{target:10g}{cells}{np.mean(score):10.1f}{plots.standard_error(score):8.1f}"
+            f"{target:10g}{cells}{np.mean(score):10.1f}{standard_error(score):8.1f}"
         )
     return "\n".join(lines)

@@ -11,7 +11,7 @@ from experiments.launch.overrides import Override
 from experiments.launch.resolve import resolve
 from experiments.studies.ablations import runs
 from jdql.config import Config
-from jdql.data import npz, pusht
+from jdql.data import pusht
 from jdql.runtime import stored
 
 # By part, the system, the task's simulator and the variant for two cores.
@@ -135,14 +135,7 @@ def by_part(folders: Sequence[str]) -> dict[str, Path]:
 
 def available(part: str, log: runs.Log) -> bool:
     """Whether a part's recordings, where it has any, are on this machine."""
-    if part != "pusht":
-        return True
-    try:
-        npz.locate(pusht.FILE)
-    except FileNotFoundError as error:
-        log(f"{error}; {part} is left out")
-        return False
-    return True
+    return runs.located([pusht.FILE] if part == "pusht" else [], part, log)
 
 
 def _module(part: str) -> ModuleType:

@@ -17,7 +17,7 @@ from jdql.config import Config
 from jdql.envs import two_route
 from jdql.report.plots import save
 from jdql.runtime import trained
-from jdql.runtime.evaluate import SEED_STRIDE
+from jdql.runtime.evaluate import start_seed
 from jdql.runtime.trained import Run, Trained
 
 # What is done to the task's own settings, whose chunks have seven actions from now on.
@@ -189,9 +189,13 @@ def _played(run: Run, step: str, executed: int) -> Outcome:
 
 def _mean_paths(run: Run, mean: Mean) -> list[Path2]:
     """The paths of a function of positions, from the starts of the policies."""
-    first = [run.config.eval.seed + m["seed"] * SEED_STRIDE for m in run.members]
-    starts = [seed + episode for seed in first for episode in range(EPISODES)]
-    played = play.rollout(lambda seen, live: mean(seen), run.config.eval, starts)
+    where = run.config.eval
+    starts = [
+        start_seed(where, member["seed"], episode)
+        for member in run.members
+        for episode in range(EPISODES)
+    ]
+    played = play.rollout(lambda seen, live: mean(seen), where, starts)
     return [episode.seen for episode in played]
 
 

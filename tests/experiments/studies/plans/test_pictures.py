@@ -175,9 +175,9 @@ def test_returns_are_in_the_units_of_the_labels():
     agent = decision_diffuser.Config(
         discount=0.5, termination_penalty=-4.0, returns_scale=None
     )
-    units = returns.units_of(agent, data)
+    units, every = returns.labelled(agent, data)
     assert units.scale == 5.25  # 3 + (4 + (5 - 4) / 2) / 2
-    begun = returns.to_go(data, units)[returns.starts(data)]
+    begun = every[returns.starts(data)]
     np.testing.assert_allclose(begun, np.array([2.0, 5.25]) / 5.25, rtol=1e-6)
     second = play.Episode(rows, reward[2:], terminated=True, success=False)
     assert returns.reached(second, units) == pytest.approx(5.25 / units.scale)

@@ -3,7 +3,8 @@
     python -m experiments.bench                       # all of them, at default sizes
     python -m experiments.bench train --seeds=1,4,16,64,256 --steps=5,100
     taskset -c 0 python -m experiments.bench train --seeds=1 --steps=5,100
-    python -m experiments.bench act --batch=1,16,256 --json=bench.json
+    python -m experiments.bench act --agents=diffuser,diffusion_policy --size=authors
+    python -m experiments.bench act --agents=diffusion_ql --batch=1,16,256
     python -m experiments.bench policy --steps=5,50,100,1000
 
 train, act, compile and policy need only jax, flax, optax and chex, and data made up on
@@ -11,7 +12,9 @@ the spot; eval needs the simulator, load Minari, save Orbax. policy compares the
 of the policy alone, of EDP and of Diffusion-QL. Figures are medians of five blocks with
 the range beside them. Every table begins with this machine's matrix-product speed,
 measured in the same run, since a shared machine is as fast as its neighbours let it be.
-Options take lists: --seeds, --steps (of diffusion), --batch, --precision.
+act has the systems of experiments/benchmarks/policies.py at their cheaper ways too,
+those of --agents if given; evaluations are calls of the denoiser for one trajectory.
+Options take lists: --seeds, --steps (of diffusion), --batch, --precision, --agents.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from typing import Any
 
 from absl import flags
 
+from experiments.benchmarks import policies
 from experiments.benchmarks.acting import bench_act, bench_eval
 from experiments.benchmarks.loading import bench_load
 from experiments.benchmarks.machine import Row, Settings, machine
@@ -57,9 +61,17 @@ def define(values: flags.FlagValues) -> None:
         flag_values=values,
     )
     strings("seeds", "1,4", "members at once, for train and eval")
-    strings("steps", "5", "diffusion steps")
-    strings("batch", "256", "batch sizes for train; states at once for act")
+    strings("steps", "5", "diffusion steps of Diffusion-QL")
+    strings(
+        "batch",
+        "256",
+        "batch sizes for train; states at once for act, there 1 if not given",
+    )
     strings("precision", "float32", "float32, tf32, bfloat16")
+    flags.DEFINE_list("agents", [], "act: only these systems", flag_values=values)
+    flags.DEFINE_enum(
+        "size", "cpu", ["cpu", "authors"], "act: of the networks", flag_values=values
+    )
     flags.DEFINE_string("json", None, "also write the rows here", flag_values=values)
 
 
@@ -71,12 +83,17 @@ def program(values: flags.FlagValues, overrides: list[Override]) -> int:
     unknown = [mode for mode in modes if mode not in MODES]
     if unknown:
         raise ValueError(f"{unknown[0]!r} cannot be measured: there are {list(MODES)}")
+    batch = _numbers(values.batch, "batch")
     settings = Settings(
         _numbers(values.seeds, "seeds"),
         _numbers(values.steps, "steps"),
-        _numbers(values.batch, "batch"),
+        batch,
         values.precision,
+        batch if values["batch"].present else [1],
+        values.agents,
+        values.size,
     )
+    policies.chosen(settings.agents, settings.steps)  # refuses unknown ones at once
     from jdql.runtime import distributed
 
     distributed.configure(max(settings.seeds))

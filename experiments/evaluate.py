@@ -4,10 +4,17 @@
     python -m experiments.evaluate --run=runs/walker2d_medium --step=best --episodes=100
     python -m experiments.evaluate --run=runs/walker2d_medium --seed=3
     python -m experiments.evaluate --run=runs/walker2d_medium --selection=all
+    python -m experiments.evaluate --run=runs/pusht --timed \
+        --config.agent.sampler=ddim --config.agent.sample_steps=5
 
 With the number of episodes that training used, `last` gives the scores that training
 printed at its end, and `best` each seed's best one.  `--selection` plays nothing: it
 compares the rules of model selection on the evaluations that training recorded.
+
+`--config.agent.FIELD=VALUE` acts with another setting than the run was trained with:
+sampler, sample_steps, candidates and the others of `jdql.config.ACTING`, on which no
+network depends.  Of an earlier run that this one builds on it is
+`--config.given.NAME.FIELD=VALUE`.  `--timed` adds what a plan takes, one at a time.
 """
 
 from __future__ import annotations
@@ -22,7 +29,7 @@ from typing import Any
 
 from absl import flags
 
-from experiments.launch import cli
+from experiments.launch import acting, cli
 from experiments.launch.overrides import Override, parse_sweep
 from jdql.config import Config
 from jdql.runtime import stored
@@ -70,18 +77,25 @@ def define(values: flags.FlagValues) -> None:
         flag_values=values,
     )
 
+    flags.DEFINE_bool(
+        "timed", False, "also measure what a plan takes", flag_values=values
+    )
+
 
 def program(values: flags.FlagValues, overrides: list[Override]) -> int:
     """Evaluates and prints a line for each seed, or compares selections."""
-    if overrides:
-        raise ValueError(f"a run keeps its settings: drop --config.{overrides[0].path}")
+    acting.check(overrides)
     if not values.run:
         raise ValueError("give --run=FOLDER, a folder that experiments.run made")
     config = stored.load(values.run)
     if values["selection"].present:
-        for name in ("step", "episodes", "sweep"):
+        for name in ("step", "episodes", "sweep", "timed"):
             if values[name].present:
                 raise ValueError(f"--selection plays nothing: drop --{name}")
+        if overrides:
+            raise ValueError(
+                f"--selection plays nothing: drop --config.{overrides[0].path}"
+            )
         top_k = config.eval.top_k if values.top_k is None else values.top_k
         print(select(Path(values.run), values.selection, top_k, values.seed))
         return 0
@@ -103,8 +117,11 @@ def program(values: flags.FlagValues, overrides: list[Override]) -> int:
         step=values.step,
         seed=values.seed,
         sweep=parse_sweep(values.sweep),
+        overrides=overrides,
     )
     print(format_rows(rows, values.step))
+    if values.timed:
+        print(timed(Path(values.run), values.step, overrides))
     return 0
 
 
@@ -165,6 +182,7 @@ def evaluate(
     step: str = "last",
     seed: int | None = None,
     sweep: Sweep = (),
+    overrides: Sequence[Override] = (),
 ) -> list[dict[str, Any]]:
     """Plays the policies of a run.
 
@@ -174,27 +192,26 @@ def evaluate(
       step: "last", "best" or the number of a kept checkpoint.
       seed: one seed of the run; None plays all.
       sweep: values of swept settings; those that are not named are all played.
+      overrides: settings of acting, in the place of those of the run.
 
     Returns:
       A row for each member, as in `evaluations.jsonl`.
 
     Raises:
       FileNotFoundError: the run has no checkpoint yet.
-      ValueError: it does not act, or has no such seed, swept value or step.
+      ValueError: it does not act, or has no such seed, swept value or step, or a
+        setting cannot change.
     """
     import jax
 
-    from jdql.runtime import distributed, recipe, trained
+    from jdql.runtime import distributed, trained
     from jdql.runtime.evaluate import open_rollouts, scores, versions
     from jdql.runtime.metrics import evaluation_rows
 
     run = trained.open_run(folder, step)
     chosen = _chosen(run.members, folder, seed, sweep)
     members = [run.members[i] for i in chosen]
-    policy = recipe.acting(run.recipe)
-    if policy is None:
-        raise ValueError(f"{folder} has no policy: its system does not act")
-    learned = trained.restore(run, step, chosen)
+    policy, learned = _policy(run, step, chosen, overrides)
     mesh = distributed.member_mesh(len(members))
     learned = jax.device_put(learned, distributed.sharded(mesh))
     seeds = [member["seed"] for member in members]
@@ -210,6 +227,39 @@ def evaluate(
         reference=config.eval.reference,
         versions=versions(),
         best_steps=[run.saved["best_steps"][i] for i in chosen],
+    )
+
+
+def _policy(
+    run: Any, step: str, chosen: Sequence[int], overrides: Sequence[Override]
+) -> tuple[Any, Any]:
+    """What acts, with the settings asked for, and what its members have learned."""
+    from jdql.runtime import acting_settings, recipe, trained
+
+    if recipe.outline(run.recipe).acting is None:
+        raise ValueError(f"{run.folder} has no policy: its system does not act")
+    settings = acting.settings(run.recipe, overrides)
+    for name in settings:
+        if f"agent.{name}" in run.members[0]:
+            raise ValueError(f"agent.{name} was swept: choose with --sweep instead")
+    learned = trained.restore(run, step, chosen)
+    if not settings:
+        return recipe.acting(run.recipe), learned
+    made, learned = acting_settings.change(run.recipe, learned, settings)
+    return recipe.acting(made), learned
+
+
+def timed(folder: Path, step: str, overrides: Sequence[Override]) -> str:
+    """A line about what a plan of the first member takes, one state at a time."""
+    from experiments.benchmarks.planning import time_plans
+    from jdql.runtime import trained
+
+    run = trained.open_run(folder, step)
+    taken = time_plans({"": _policy(run, step, [0], overrides)}, run.spec, 1)[""]
+    return (
+        f"a plan of {taken.actions} action(s) takes {taken.median_ms:.3g} ms (median; "
+        f"99th percentile {taken.p99_ms:.3g}): {taken.decisions_per_s:,.0f} actions a "
+        "second"
     )
 
 
@@ -250,7 +300,7 @@ def format_rows(rows: list[dict[str, Any]], step: str) -> str:
     for row, best in zip(rows, first["best_steps"], strict=True):
         at = best if step == "best" else row["step"]
         values = "".join(f"  {name} {value:g}" for name, value in swept(row).items())
-        score = f"score {row['score_mean']:8.3f}  " if scored else ""
+        score = f"score {row['score_mean']:8.3f}{_error(row)}  " if scored else ""
         lines.append(
             f"seed {row['seed']:3d}{values}  update {at:8d}  {score}"
             f"return {row['return_mean']:10.3f}  length {row['length_mean']:7.1f}"
@@ -265,7 +315,19 @@ def format_rows(rows: list[dict[str, Any]], step: str) -> str:
         lines.append("best was chosen in the simulator: it is optimistic")
     if scored:
         lines.append(describe(first["reference"]))
+        if episodes > 1:
+            lines.append("+- is the standard error of a mean over episodes")
     return "\n".join(lines)
+
+
+def _error(row: dict[str, Any]) -> str:
+    """The standard error of a seed's mean score over its episodes."""
+    from jdql.report.statistics import standard_error
+
+    scores = row["scores"]
+    if len(scores) < 2:
+        return ""
+    return f" +- {standard_error(scores):.3f}"
 
 
 def _other(row: dict[str, Any]) -> str:

@@ -4,13 +4,16 @@
     python -m experiments.figures steps     score and update time against T
     python -m experiments.figures eta       what the weight of the Q term does
     python -m experiments.figures agents    all agents: score against update cost
+    python -m experiments.figures plans     plans out of noise, chunks and their modes
+    python -m experiments.figures returns   what comes of the return asked for
 
 Figures go to --out as PNG and PDF. Every command can be interrupted: given again, it
 goes on with what is there. The default sizes are those of two CPU cores: 15 minutes,
-an hour, an hour, sixteen hours (with --config.train.steps=3000 two and a half); --full
-is the authors' size, for a GPU.
+an hour, an hour, sixteen hours (with --config.train.steps=3000 two and a half), some
+hours for each of the last two; --full is the authors' size, for a GPU.
 
-steps, eta and agents take --config.SECTION.FIELD=VALUE like experiments.run.
+All but bandit take --config.SECTION.FIELD=VALUE like experiments.run. plans and returns
+draw runs of one's own with --trained=FOLDER,FOLDER, finished or not, as they are.
 """
 
 from __future__ import annotations
@@ -37,7 +40,7 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_integer(
         "seeds",
         None,
-        "how many; 2 without it, 5 with --full",
+        "how many; 2 without it, 5 with --full; plans and returns 1",
         lower_bound=1,
         flag_values=values,
     )
@@ -45,10 +48,33 @@ def define(values: flags.FlagValues) -> None:
         "config",
         None,
         "eta: the task; safety_halfcheetah where its data is, else walker2d_medium. "
-        "steps: the task beside the bandit; walker2d_medium. agents: only this task",
+        "steps: the task beside the bandit; walker2d_medium. agents: only this task. "
+        "plans: the maze; pointmaze_umaze. returns: the task; hopper_medium",
         flag_values=values,
     )
     flags.DEFINE_list("agents", [], "agents: only these", flag_values=values)
+    flags.DEFINE_list(
+        "only", [], "plans: only these of maze, pusht, two_route", flag_values=values
+    )
+    flags.DEFINE_list(
+        "trained",
+        [],
+        "plans and returns: run folders to draw in the place of runs of their own",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "step",
+        "last",
+        "plans: of which checkpoints: last, best (at the highest score that training "
+        "saw) or a number",
+        flag_values=values,
+    )
+    flags.DEFINE_list(
+        "targets",
+        [],
+        "returns: those asked for; without it six, over the range of the data",
+        flag_values=values,
+    )
     flags.DEFINE_bool(
         "shifted",
         False,
@@ -134,17 +160,74 @@ def agents(values: flags.FlagValues, overrides: list[Override]) -> int:
     )
 
 
+def plans(values: flags.FlagValues, overrides: list[Override]) -> int:
+    """Trajectories and chunks, as they are planned."""
+    seeds = _seeds(values, values.seeds or 1)
+    _configure(len(seeds))
+    from experiments.studies.plans import study
+
+    return _report(
+        study.run(
+            values.only,
+            study.by_part(values.trained),
+            values.config,
+            seeds,
+            Path(values.out),
+            Path(values.runs) / "plans",
+            step=values.step,
+            full=values.full,
+            overrides=overrides,
+            log=_tell,
+        )
+    )
+
+
+def returns(values: flags.FlagValues, overrides: list[Override]) -> int:
+    """Decision Diffuser's return against the one asked for."""
+    seeds = _seeds(values, values.seeds or 1)
+    targets = _numbers("targets", values.targets)
+    _configure(len(seeds))
+    from experiments.studies.ablations import runs
+    from experiments.studies.plans import returns as experiment
+
+    if values.trained:
+        folder = Path(values.trained[0])
+    else:
+        config = experiment.config_of(
+            values.config or "hopper_medium",
+            seeds,
+            Path(values.runs) / "returns",
+            full=values.full,
+            overrides=overrides,
+        )
+        if not runs.trained(config, _tell):
+            return _report(None)
+        folder = Path(config.run.dir)
+    return _report(experiment.run(folder, targets, Path(values.out), log=_tell))
+
+
 COMMANDS: dict[str, Callable[[flags.FlagValues, list[Override]], int]] = {
     "bandit": bandit,
     "steps": steps,
     "eta": eta,
     "agents": agents,
+    "plans": plans,
+    "returns": returns,
 }
 
 
-def _seeds(values: flags.FlagValues) -> range:
-    count = values.seeds or (5 if values.full else 2)
+def _seeds(values: flags.FlagValues, count: int | None = None) -> range:
+    count = count or values.seeds or (5 if values.full else 2)
     return range(values.seed, values.seed + count)
+
+
+def _numbers(name: str, texts: Sequence[str]) -> list[float]:
+    try:
+        return [float(text) for text in texts]
+    except ValueError:
+        raise ValueError(
+            f"--{name} must be numbers such as 0.4,0.8, it is {','.join(texts)}"
+        ) from None
 
 
 def _configure(members: int) -> None:

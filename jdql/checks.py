@@ -1,9 +1,10 @@
-"""The two rules that most settings obey, with the line that a wrong one is answered."""
+"""The rules that most settings obey, with the line that a wrong one is answered."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -29,3 +30,15 @@ def at_least(setting: str, value: int, least: int = 1) -> int:
     if value < least:
         raise ValueError(f"{setting} must be at least {least}, got {value}")
     return value
+
+
+def finite(config: Any, *names: str) -> None:
+    """Refuses settings that are no finite numbers; one may be traced, and then passes.
+
+    Raises:
+      ValueError: one is infinite or not a number.
+    """
+    for name in names:
+        value = getattr(config, name)
+        if isinstance(value, float | int) and not math.isfinite(value):
+            raise ValueError(f"{name} must be a finite number, got {value}")

@@ -14,6 +14,34 @@ from typing import Any
 SWEPT = "agent."  # what can be swept is called agent.FIELD, in records too
 # Metadata of a float field of an agent's `Config` whose value is part of the program.
 STATIC = {"static": True}
+# The settings of acting: how many steps a chain takes and by which rule, what is asked
+# of a plan, which of several is taken and how much of it is carried out.  No network
+# and no array that is learned depends on a setting of these names, in any system, so a
+# trained policy may act with other values of them.
+ACTING = frozenset(
+    {
+        "sampler",
+        "sample_steps",
+        "variance",
+        "flow_steps",
+        "unroll",
+        "warm_start",
+        "guidance",
+        "scale",
+        "guide_steps",
+        "stop",
+        "temperature",
+        "actor_temperature",
+        "target_return",
+        "candidates",
+        "selection",
+        "plan_horizon",
+        "shorter",
+        "jump",
+        "execute",
+        "executed",
+    }
+)
 
 
 @dataclasses.dataclass(frozen=True)

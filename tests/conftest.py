@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -68,14 +69,27 @@ def _programs() -> Iterator[None]:
     jax.clear_caches()
 
 
-@pytest.fixture
-def unoptimised() -> Iterator[None]:
-    """For programs that are gone after a few updates: they compile in half the time."""
+@contextlib.contextmanager
+def _unoptimised() -> Iterator[None]:
     import jax
 
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture
+def unoptimised() -> Iterator[None]:
+    """For programs that are gone after a few updates: they compile in half the time."""
+    with _unoptimised():
+        yield
+
+
+@pytest.fixture(scope="module")
+def all_unoptimised() -> Iterator[None]:
+    """The same for all of a file, and for what its tests share."""
+    with _unoptimised():
+        yield
 
 
 @pytest.fixture(autouse=True)

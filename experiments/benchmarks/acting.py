@@ -1,58 +1,69 @@
-"""Decisions per second, and evaluations against the bare simulator."""
+"""What acting takes in the systems that plan, and evaluations against their parts."""
 
 from __future__ import annotations
 
 import contextlib
-import time
+from collections.abc import Iterator
 from typing import Any
 
+from experiments.benchmarks import policies
 from experiments.benchmarks.machine import Row, Settings, rounds
-from experiments.benchmarks.training import WALKER2D, recipe_of, spec
+from experiments.benchmarks.planning import Taken, time_plans
+from experiments.benchmarks.training import recipe_of, spec
 
 
 def bench_act(settings: Settings, reference: Row) -> list[Row]:
-    """Decisions per second of the acting policy, and the latency of one call."""
-    import jax
-    import jax.numpy as jnp
-    import numpy as np
+    """Plans and decisions per second, and the latency of a plan.
 
-    from jdql.agents import diffusion_ql
-
+    The ways in which a system acts take turns, so that ratios between its rows are good
+    where absolute numbers depend on who else uses the machine.
+    """
     del reference
-    rows = []
-    for steps in settings.steps:
-        config = diffusion_ql.Config(diffusion_steps=steps)
-        agent = diffusion_ql.make(config, spec())
-        learned = agent.learned(jax.jit(agent.init)(jax.random.key(0)))
+    cases = policies.chosen(settings.agents, settings.steps)
+    return [
+        row
+        for case in cases
+        for states in settings.states
+        for row in act_rows(case, settings.size, states)
+    ]
 
-        @jax.jit
-        def act(learned, observations, seed, acting=agent.acting):
-            keys = jax.random.split(jax.random.key(seed), len(observations))
-            return jax.vmap(lambda o, k: acting.act(learned, (), o[None], k)[0])(
-                observations, keys
-            )
 
-        for batch in settings.batch:
-            observations = jnp.zeros((batch, WALKER2D[0]))
-            np.asarray(act(learned, observations, 0))
-            calls: list[float] = []
-            end = time.perf_counter() + 3.0
-            while time.perf_counter() < end or len(calls) < 20:
-                start = time.perf_counter()
-                np.asarray(act(learned, observations, len(calls)))
-                calls.append(time.perf_counter() - start)
-            rows.append(
-                {
-                    "mode": "act",
-                    "states": batch,
-                    "steps": steps,
-                    "candidates": config.candidates,
-                    "decisions_per_s": batch / float(np.median(calls)),
-                    "median_ms": 1e3 * float(np.median(calls)),
-                    "p99_ms": 1e3 * float(np.percentile(calls, 99)),
-                }
-            )
-    return rows
+def act_rows(
+    case: policies.Case, size: str, states: int, seconds: float = 3.0
+) -> Iterator[Row]:
+    """A row for each way of acting of a system; see `planning.Taken` for the columns.
+
+    `evaluations` are those of the denoiser, of one trajectory each, in one plan: steps
+    of the chain, times candidates, times 2 where it is asked with and without its
+    condition.  Critics, and gradients that guide, are not counted.
+    """
+    made = policies.make(case, size)
+    timed = time_plans(
+        {name: (policy.acting, policy.learned) for name, policy in made.items()},
+        next(iter(made.values())).recipe.spec,
+        states,
+        seconds,
+    )
+    for name, policy in made.items():
+        yield _act_row(case, policy, timed[name], states)
+
+
+def _act_row(
+    case: policies.Case, policy: policies.Policy, taken: Taken, states: int
+) -> Row:
+    chain = policies.chain(policy.recipe)
+    candidates = getattr(policy.recipe.config, "candidates", 1)
+    per_plan = chain and chain.calls * candidates * case.branches
+    return {
+        "mode": "act",
+        "system": case.config,
+        "sampler": chain and chain.sampler,
+        "steps": chain and chain.calls,
+        "candidates": candidates,
+        "evaluations": per_plan,
+        "states": states,
+        **taken._asdict(),
+    }
 
 
 def bench_eval(settings: Settings, reference: Row) -> list[Row]:

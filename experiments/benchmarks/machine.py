@@ -14,12 +14,25 @@ Rounds = dict[str, list[float]]  # by name, seconds per call in each round
 
 
 class Settings(NamedTuple):
-    """What to measure, parsed."""
+    """What to measure, parsed.
+
+    Attributes:
+      seeds: members at once.
+      steps: of diffusion.
+      batch: rows of an update.
+      precision: of matrix products.
+      states: that are planned for at once.
+      agents: systems whose acting is measured, by name; all that are listed if none is.
+      size: of theirs, "authors" or "cpu".
+    """
 
     seeds: list[int]
     steps: list[int]
     batch: list[int]
     precision: list[str]
+    states: list[int]
+    agents: list[str]
+    size: str
 
 
 def rounds(works: Mapping[str, Callable[[], Any]], seconds: float = 1.0) -> Rounds:

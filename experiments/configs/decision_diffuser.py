@@ -5,6 +5,7 @@
     python -m experiments.run --config=decision_diffuser:hopper_medium \
         --sweep=agent.target_return=0.2,0.4,0.6,0.8,1.0
     python -m experiments.run --config=decision_diffuser:hopper_medium:ddim
+    python -m experiments.run --config=decision_diffuser:hopper_medium:dit
 
 Dataset: the task's, see `--list --config=TASK`.
 Expect: the paper's scores on D4RL are 49.1, 79.3 and 82.5 on medium, 39.3, 100 and 75
@@ -26,7 +27,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from experiments.launch.task import Task, by_family, run
+from experiments.launch.task import Task, by_family, for_two_cores, run
 from jdql.agents import decision_diffuser
 from jdql.config import Config
 
@@ -57,16 +58,18 @@ def _run(
     epochs: int | None = None,
 ) -> Config:
     """On the task's rewards as they are."""
-    config = run(task, agent, reward="none", epochs=epochs)
-    data = dataclasses.replace(
-        config.data, scale_observations=scaling, scale_actions=scaling
-    )
-    return dataclasses.replace(config, data=data)
+    return run(task, agent, reward="none", epochs=epochs, scaling=scaling)
 
 
 def ddim(config: Config) -> Config:
     """Acts by 20 steps of DDIM: a tenth of the time of a decision."""
     agent = dataclasses.replace(config.agent, sampler="ddim", sample_steps=20)
+    return dataclasses.replace(config, agent=agent)
+
+
+def dit(config: Config) -> Config:
+    """The transformer in the place of the U-Net, of CleanDiffuser's sizes."""
+    agent = dataclasses.replace(config.agent, network="dit")
     return dataclasses.replace(config, agent=agent)
 
 
@@ -80,6 +83,8 @@ def cpu(config: Config) -> Config:
         horizon=min(config.agent.horizon, 32),
         dim=32,
         dim_mults=(1, 2, 4),
+        heads=4,
+        width=128,
         diffusion_steps=50,
         sampler="ddim",
         sample_steps=10,
@@ -88,8 +93,4 @@ def cpu(config: Config) -> Config:
         lr=1e-3,
         ema_start=1_000,
     )
-    train = dataclasses.replace(config.train, steps=20_000, log_every=500, call=50)
-    evaluation = dataclasses.replace(config.eval, every=10_000, episodes=5)
-    return dataclasses.replace(
-        config, agent=agent, train=train, eval=evaluation, seeds=1
-    )
+    return for_two_cores(config, agent, every=10_000, episodes=5)

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from experiments.launch.task import Task, by_family, run
+from experiments.launch.task import Task, by_family, for_two_cores, run
 from jdql.agents import diffuser
 from jdql.config import Config
 
@@ -40,7 +40,7 @@ def settings(task: Task) -> Config:
         task,
         pointmaze=_maze,
         locomotion=lambda task: _locomotion(task, epochs=1_000),
-        bandit=lambda task: _scaled(run(task, _one_step()), "identity"),
+        bandit=lambda task: run(task, _one_step(), scaling="identity"),
         otherwise=_locomotion,
     )
 
@@ -59,27 +59,19 @@ def _maze(task: Task) -> Config:
         dim_mults=(1, 4, 8),
         execute=task.horizon,
     )
-    return _scaled(run(task, agent, epochs=2_000), "limits")
+    return run(task, agent, epochs=2_000, scaling="limits")
 
 
 def _locomotion(task: Task, epochs: int | None = None) -> Config:
     agent = diffuser.Config()
     if task.name.startswith("halfcheetah"):
         agent = diffuser.Config(horizon=4, dim_mults=(1, 4, 8), attention=True)
-    return _scaled(run(task, agent, epochs=epochs), "gaussian")
+    return run(task, agent, epochs=epochs, scaling="gaussian")
 
 
 def _one_step() -> diffuser.Config:
     """The bandit's episodes have one step, behind which all is padding."""
     return diffuser.Config(horizon=8)
-
-
-def _scaled(config: Config, scaling: str) -> Config:
-    """Observations and actions on the scale of the diffusion."""
-    data = dataclasses.replace(
-        config.data, scale_observations=scaling, scale_actions=scaling
-    )
-    return dataclasses.replace(config, data=data)
 
 
 def cpu(config: Config) -> Config:
@@ -94,11 +86,4 @@ def cpu(config: Config) -> Config:
         lr=1e-3,
         ema_start=1_000,
     )
-    train = dataclasses.replace(config.train, steps=20_000, log_every=500, call=50)
-    return dataclasses.replace(
-        config,
-        agent=agent,
-        train=train,
-        eval=dataclasses.replace(config.eval, every=4_000),
-        seeds=1,
-    )
+    return for_two_cores(config, agent, every=4_000)

@@ -31,7 +31,7 @@ import dataclasses
 
 from experiments.configs import diffuser as planners
 from experiments.configs import tasks
-from experiments.launch.task import Task, run
+from experiments.launch.task import Task, for_two_cores, run
 from jdql.agents import diffuser, diffuser_guided
 from jdql.config import Config
 
@@ -64,8 +64,4 @@ def cpu(config: Config) -> Config:
     agent = dataclasses.replace(
         config.agent, dim_mults=(1, 2, 4), candidates=16, batch_size=32
     )
-    train = dataclasses.replace(config.train, steps=20_000, log_every=500, call=50)
-    evaluation = dataclasses.replace(config.eval, every=10_000, episodes=5)
-    return dataclasses.replace(
-        config, agent=agent, train=train, eval=evaluation, seeds=1
-    )
+    return for_two_cores(config, agent, every=10_000, episodes=5)

@@ -77,11 +77,8 @@ def _pusht(task: Task) -> Config:
 
 
 def _other(task: Task) -> Config:
-    config = run(task, diffusion_policy.Config(decay_steps=task.epochs * EPOCH))
-    data = dataclasses.replace(
-        config.data, scale_observations="limits", scale_actions="limits"
-    )
-    return dataclasses.replace(config, data=data)
+    agent = diffusion_policy.Config(decay_steps=task.epochs * EPOCH)
+    return run(task, agent, scaling="limits")
 
 
 def _two_route(task: Task) -> Config:

@@ -95,6 +95,7 @@ def run(
     epochs: int | None = None,
     every: int | None = None,
     episodes: int | None = None,
+    scaling: str | None = None,
 ) -> Config:
     """The run of an agent on a task; what is None is as in the task's row.
 
@@ -105,6 +106,7 @@ def run(
       epochs: length of training, in `EPOCH`s.
       every: epochs between evaluations.
       episodes: of an evaluation, for each seed.
+      scaling: the map of observations and of actions.
 
     Returns:
       A config with the task's name.
@@ -119,8 +121,8 @@ def run(
         data=DataConfig(
             dataset=task.datasets,
             reward=chosen(reward, task.reward),
-            scale_observations=task.scale_observations,
-            scale_actions=task.scale_actions,
+            scale_observations=chosen(scaling, task.scale_observations),
+            scale_actions=chosen(scaling, task.scale_actions),
         ),
         train=TrainConfig(steps=chosen(epochs, task.epochs) * EPOCH),
         eval=EvalConfig(
@@ -134,6 +136,23 @@ def run(
             score=task.score,
             seed=task.seed,
         ),
+    )
+
+
+def for_two_cores(config: Config, agent: Any, **evaluation: Any) -> Config:
+    """A planner's run at a size for CPUs: 20,000 updates of one seed.
+
+    Args:
+      config: of the authors' size.
+      agent: settings that take the place of its own.
+      **evaluation: fields of `EvalConfig`.
+    """
+    return dataclasses.replace(
+        config,
+        agent=agent,
+        train=dataclasses.replace(config.train, steps=20_000, log_every=500, call=50),
+        eval=dataclasses.replace(config.eval, **evaluation),
+        seeds=1,
     )
 
 

@@ -137,6 +137,32 @@ def acts(
     return Acting(act)
 
 
+def followed(
+    plan: Callable[[Learned, Float[Array, "C O"], PRNGKeyArray], Float[Array, "h W"]],
+    follow: Callable[[Learned, Float[Array, " W"], Float[Array, " O"]], Array],
+    length: int,
+    history: int = 1,
+) -> Acting:
+    """A policy that plans rows, and makes an action of each in its turn.
+
+    A row that is the only one of its plan becomes an action at once.
+
+    Args:
+      plan: `(learned, observations [C, O], key) -> rows [h, W]`.
+      follow: as in `Acting`.
+      length: h.
+      history: C.
+    """
+
+    def act(learned: Learned, carry: Carry, observations: Array, key: PRNGKeyArray):
+        rows = plan(learned, observations, key)
+        if length > 1:
+            return rows, carry
+        return follow(learned, rows[0], observations[-1])[None], carry
+
+    return Acting(act, history=history, follow=follow if length > 1 else None)
+
+
 def blank(spec: DataSpec) -> tuple[Float[Array, "1 O"], Float[Array, "1 A"]]:
     """An observation and an action of zeros, to initialise networks with."""
     return jnp.zeros((1, spec.observation_dim)), jnp.zeros((1, spec.action_dim))

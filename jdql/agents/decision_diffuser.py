@@ -19,16 +19,16 @@ one that is asked for, `target_return`, is in the same units.
 
 The defaults are the authors' for locomotion; batches of 64 are their two accumulated
 ones of 32.  Their code has one optimiser for both networks: Adam goes entry by entry,
-so that two are the same.
+so that two are the same.  `network="dit"` has CleanDiffuser's transformer in the place
+of the U-Net.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -41,31 +41,29 @@ from jdql.agents.base import (
     NOTHING,
     Acting,
     Agent,
-    Carry,
     Metrics,
     Stages,
     action_bounds,
     blank,
+    followed,
 )
-from jdql.agents.trajectories import Layout, Units
-from jdql.checks import at_least, one_of
-from jdql.data import sampling, windows
+from jdql.agents.trajectories import Labelled, Layout, Units
+from jdql.checks import at_least, finite, one_of
 from jdql.data.dataset import Dataset
 from jdql.diffusion import (
     constraints,
     guidance,
     losses,
-    process,
     reverse,
     samplers,
     schedules,
 )
+from jdql.networks.dit import DiT
 from jdql.networks.mlp import MLP
-from jdql.networks.temporal_unet import TemporalUnet, check_horizon, check_widths
+from jdql.networks.temporal_unet import TemporalUnet
+from jdql.networks.transformer import check_heads
 from jdql.optim import Model, Scalar, adam, descend, start
 from jdql.types import Array, Constraint, DataSpec, Float, Int, Params, PRNGKeyArray
-
-PREDICTS = {"epsilon": process.EPSILON, "x0": process.X0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,10 +94,17 @@ class Config:
     predict: str = "epsilon"  # or "x0"
     clip: bool = True  # estimates of x_0 to [-1, 1], for data of that range
     # networks
-    dim: int = 128
+    network: str = "unet"  # or "dit"
+    dim: int = 128  # of the embeddings, and the unit of the U-Net's widths
+    # of the U-Net
     dim_mults: tuple[int, ...] = (1, 4, 8)
     kernel: int = 5
-    hidden: tuple[int, ...] = (256, 256)  # of the inverse dynamics
+    # of the DiT; CleanDiffuser's sizes for this system (Dong et al. 2024)
+    layers: int = 2
+    heads: int = 10
+    width: int = 320
+    # of the inverse dynamics
+    hidden: tuple[int, ...] = (256, 256)
     # acting
     temperature: float = 0.5  # multiplies all noise of a chain
     sampler: str = "ancestral"
@@ -108,8 +113,12 @@ class Config:
 
     def tiny(self) -> Config:
         """The same system at the size of a toy."""
-        small = dataclasses.replace(self, horizon=4, batch_size=32, dim=16)
-        quick = dataclasses.replace(small, dim_mults=(1,), hidden=(32, 32), lr=2e-3)
+        small = dataclasses.replace(
+            self, horizon=4, batch_size=32, dim=16, kernel=3, layers=1, heads=2
+        )
+        quick = dataclasses.replace(
+            small, dim_mults=(1,), width=16, hidden=(32, 32), lr=2e-3
+        )
         labels = dataclasses.replace(quick, termination_penalty=0.0, returns_scale=1.0)
         return dataclasses.replace(
             labels,
@@ -136,13 +145,6 @@ class Learned(NamedTuple):
     inverse: Params
 
 
-class Data(NamedTuple):
-    """A dataset, and the return label of each of its transitions."""
-
-    dataset: Dataset
-    label: Any  # [N]
-
-
 class Batch(NamedTuple):
     """Windows, and the return that follows the C-th state of each."""
 
@@ -165,7 +167,7 @@ class Parts(NamedTuple):
     config: Config
     spec: DataSpec
     layout: Layout  # of windows, whose states are diffused
-    network: TemporalUnet
+    network: nn.Module
     inverse: MLP
     schedule: schedules.Schedule
     sampler: samplers.Sampler
@@ -189,29 +191,38 @@ class Planner(NamedTuple):
 def build(config: Config, spec: DataSpec) -> Parts:
     """The parts of a system; raises ValueError for settings out of range."""
     check(config)
-    widths = tuple(config.dim * mult for mult in config.dim_mults)
-    check_widths(widths, 8)
-    check_horizon(config.horizon, len(widths))
-    embed = MLP((config.dim, 4 * config.dim), config.dim)
     schedule = schedules.make_schedule(config.schedule, config.diffusion_steps)
-    bounds = constraints.clip_to(jnp.array(-1.0), jnp.array(1.0))
     O, A = spec.observation_dim, spec.action_dim
     return Parts(
         config,
         spec,
-        Layout(config.horizon, A, O, config.padding, Units(spec)),
-        TemporalUnet(widths, config.dim, config.kernel, embed=embed),
+        Layout(config.horizon, A, O, config.padding, Units(spec), config.history),
+        one_of("network", config.network, NETWORKS)(config),
         MLP(config.hidden, A, nn.relu),
         schedule,
-        samplers.make_sampler(
-            schedule,
-            config.sampler,
-            config.sample_steps,
-            constraint=bounds if config.clip else constraints.unconstrained,
-            parameterisation=one_of("predict", config.predict, PREDICTS),
-        ),
+        trajectories.make_sampler(config, schedule, config.sample_steps),
         adam(config.lr),
     )
+
+
+def embed(config: Config) -> MLP:
+    """The embedding of a return."""
+    return MLP((config.dim, 4 * config.dim), config.dim)
+
+
+def unet(config: Config) -> TemporalUnet:
+    """The authors' network."""
+    return trajectories.temporal_unet(config, config.horizon, embed=embed(config))
+
+
+def dit(config: Config) -> DiT:
+    """The transformer in its place."""
+    check_heads(config.width, config.heads)
+    sizes = config.width, config.heads, config.layers, config.dim
+    return DiT(*sizes, embed=embed(config))
+
+
+NETWORKS = {"unet": unet, "dit": dit}
 
 
 def check(config: Config) -> None:
@@ -225,10 +236,7 @@ def check(config: Config) -> None:
             f"leads {left} steps on: plan more states or take execute={config.execute} "
             "and history down"
         )
-    for name in ("guidance", "target_return", "temperature"):
-        value = getattr(config, name)
-        if isinstance(value, float | int) and not math.isfinite(value):
-            raise ValueError(f"{name} must be a finite number, got {value}")
+    finite(config, "guidance", "target_return", "temperature")
 
 
 # Training -----------------------------------------------------------------------------
@@ -260,7 +268,7 @@ def planner_loss(
         batch.state,
         draws.k,
         draws.noise,
-        parameterisation=PREDICTS[parts.config.predict],
+        parameterisation=trajectories.PREDICTS[parts.config.predict],
         weights=(weights / weights.mean())[None],
         clamp=held(parts, batch.state),
     )
@@ -296,38 +304,25 @@ def init(parts: Parts, key: PRNGKeyArray) -> TrainState:
     )
 
 
-def reach(parts: Parts) -> dict[str, int]:
-    """How far a window may go beyond its episode; the C-th state never does."""
-    config = parts.config
-    after = config.horizon - config.history if config.padding else 0
-    return {"before": config.history - 1, "after": after}
-
-
-def prepare(parts: Parts, dataset: Dataset) -> Data:
+def prepare(parts: Parts, dataset: Dataset) -> Labelled:
     """Labels every transition with the return that follows it; see `return_labels`.
 
     A target far outside the labels is warned of.
     """
-    config = parts.config
-    windows.require(dataset.episode_ends, config.horizon, **reach(parts))
+    config, dataset = parts.config, parts.layout.require(dataset)
     scale = None if config.returns_scale is None else float(config.returns_scale)
     label = trajectories.return_labels(
         dataset, float(config.discount), float(config.termination_penalty), scale
     )
     trajectories.warn_of_target(float(config.target_return), label)
-    return Data(dataset, label)
+    return Labelled(dataset, label)
 
 
-def sample_batch(parts: Parts, key: PRNGKeyArray, data: Data) -> Batch:
+def sample_batch(parts: Parts, key: PRNGKeyArray, data: Labelled) -> Batch:
     """Windows of the data, with their labels."""
-    config, A = parts.config, parts.spec.action_dim
-    sizes = config.batch_size, config.horizon
-    ends = data.dataset.episode_ends
-    rows = sampling.window_rows(key, ends, *sizes, **reach(parts))
-    # What lies before an episode is its first state, as for who acts; what lies behind
-    # its end is zeros in the environment's units.
-    before = jnp.cumsum(rows.valid, axis=-1) == 0
-    window = parts.layout.take(data.dataset, rows._replace(valid=rows.valid | before))
+    config, layout, A = parts.config, parts.layout, parts.spec.action_dim
+    rows = layout.rows(key, data.dataset, config.batch_size)
+    window = layout.take(data.dataset, rows)
     label = data.label[rows.row[:, config.history - 1]]
     return Batch(window[..., A:], window[..., :A], label)
 
@@ -457,17 +452,13 @@ def follow(
 
 
 def acting(parts: Parts) -> Acting:
-    """Plans and acts; of more than one step it hands out the states of a plan."""
+    """Plans, and aims at the states of the plan in turn."""
     C, h = parts.config.history, parts.config.execute
-    to = functools.partial(follow, parts)
 
-    def act(learned: Learned, carry: Carry, observations: Array, key: PRNGKeyArray):
-        states = plans(parts, learned, observations, key)[0, C : C + h]
-        if h > 1:
-            return states, carry
-        return to(learned, states[0], observations[-1])[None], carry
+    def plan(learned: Learned, observations: Array, key: PRNGKeyArray) -> Array:
+        return plans(parts, learned, observations, key)[0, C : C + h]
 
-    return Acting(act, history=C, follow=to if h > 1 else None)
+    return followed(plan, functools.partial(follow, parts), h, C)
 
 
 def make(config: Config, spec: DataSpec, given: Stages = NOTHING) -> Agent:

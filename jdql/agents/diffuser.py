@@ -33,7 +33,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jdql.agents import trajectories
+from jdql.agents import plan_lengths, trajectories
 from jdql.agents.base import (
     NOTHING,
     Acting,
@@ -43,18 +43,16 @@ from jdql.agents.base import (
     Stages,
     action_bounds,
 )
-from jdql.agents.trajectories import Layout, Units
-from jdql.checks import at_least, one_of
+from jdql.agents.trajectories import Draws, Layout, Units
+from jdql.checks import at_least
 from jdql.config import STATIC
 from jdql.data.dataset import Dataset
-from jdql.diffusion import constraints, losses, process, reverse, samplers, schedules
+from jdql.diffusion import losses, process, reverse, samplers, schedules
 from jdql.diffusion.chain import Guidance
 from jdql.networks.temporal_layers import LinearAttention
-from jdql.networks.temporal_unet import TemporalUnet, check_horizon, check_widths
-from jdql.optim import Model, adam, descend, start
+from jdql.networks.temporal_unet import TemporalUnet
+from jdql.optim import Model, adam, descend
 from jdql.types import Array, Constraint, DataSpec, Float, Int, Params, PRNGKeyArray
-
-PREDICTS = {"x0": process.X0, "epsilon": process.EPSILON}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,10 +89,12 @@ class Config:
     sampler: str = "ancestral"
     sample_steps: int | None = None  # None: diffusion_steps
     plan_horizon: int | None = None  # of plans; None: horizon
-    # Horizons of shorter plans to a goal: the first is taken that moves as fast as its
-    # own speeds say, to `jump` in the units of positions; else `plan_horizon`.
+    # Horizons of shorter plans to a goal.  Of the first one whose plans all move as their
+    # own speeds say, to `jump` in the units of positions, the smoothest of `candidates`
+    # plans is taken; else that of `plan_horizon`.
     shorter: tuple[int, ...] = ()
-    jump: float = dataclasses.field(default=0.1, metadata=STATIC)
+    candidates: int = 1
+    jump: float = dataclasses.field(default=0.35, metadata=STATIC)
     # Of the environment, in the units of speeds.
     time_step: float = dataclasses.field(default=0.01, metadata=STATIC)
     execute: int = 1  # steps of a plan before the next one
@@ -103,10 +103,15 @@ class Config:
 
     def tiny(self) -> Config:
         """The same system at the size of a toy."""
-        small = dataclasses.replace(self, horizon=4, batch_size=32, dim=16)
+        small = dataclasses.replace(self, horizon=4, batch_size=32, dim=16, kernel=3)
         quick = dataclasses.replace(small, dim_mults=(1,), attention=False, lr=2e-3)
         planned = dataclasses.replace(
-            quick, plan_horizon=None, shorter=(), sample_steps=None, warm_start=None
+            quick,
+            plan_horizon=None,
+            shorter=(),
+            candidates=1,
+            sample_steps=None,
+            warm_start=None,
         )
         return dataclasses.replace(
             planned, diffusion_steps=10, ema_start=10, execute=min(self.execute, 3)
@@ -118,13 +123,6 @@ class TrainState(NamedTuple):
 
     step: Int[Array, ""]
     planner: Model  # what plans is its average
-
-
-class Draws(NamedTuple):
-    """The noise of one update."""
-
-    k: Int[Array, " B"]  # diffusion steps
-    noise: Float[Array, "B H D"]
 
 
 class Last(NamedTuple):
@@ -159,7 +157,10 @@ class Planner(NamedTuple):
       layout: of trajectories.
       schedule: of the diffusion.
       config: its settings.
-      plans: `(learned, carry, observation [O], key, count, guide) -> [count, H, D]`.
+      plans: `(learned, carry, observation [O], key, count, guide) -> [2, count, H, D]`,
+        before the last denoising step and after it.
+      chain: `(learned, observation [O], key, count) -> [n + 1, count, H, D]`,
+        from noise on.
       acting: `(propose) -> Acting` of a rule that proposes one plan.
       remember: `(carry, plan [H, D]) -> carry`, for the next warm start.
     """
@@ -168,6 +169,7 @@ class Planner(NamedTuple):
     schedule: schedules.Schedule
     config: Config
     plans: Callable[..., Array]
+    chain: Callable[..., Array]
     acting: Callable[[Propose], Acting]
     remember: Callable[[Carry, Array], Carry]
 
@@ -179,18 +181,17 @@ def build(config: Config, spec: DataSpec) -> Parts:
     schedule = schedules.make_schedule(config.schedule, config.diffusion_steps)
     horizon = at_least("horizon", config.horizon, 2)
     plan_horizon = at_least("plan_horizon", config.plan_horizon or horizon, 2)
-    check_shorter(config, plan_horizon)
-    for steps in (horizon, plan_horizon, *config.shorter):
-        check_horizon(steps, len(config.dim_mults))
+    goes = bool(config.goal) and config.warm_start is None
+    plan_lengths.check(config.shorter, plan_horizon, config.candidates, goes)
     if not config.goal and config.execute > plan_horizon:
         raise ValueError(
             f"execute={config.execute} is more than the {plan_horizon} actions of a "
             "plan: plan more steps or execute fewer"
         )
-    widths = tuple(config.dim * mult for mult in config.dim_mults)
-    check_widths(widths, 8)
     attention = LinearAttention if config.attention else None
-    network = TemporalUnet(widths, config.dim, config.kernel, attention=attention)
+    network = trajectories.temporal_unet(
+        config, horizon, plan_horizon, *config.shorter, attention=attention
+    )
     sampler, warmed = samplers_of(config, schedule)
     return Parts(
         config,
@@ -205,37 +206,13 @@ def build(config: Config, spec: DataSpec) -> Parts:
     )
 
 
-def check_shorter(config: Config, longest: int) -> None:
-    """Refuses shorter plans where there is no goal, or that are not shorter.
-
-    Raises:
-      ValueError: they cannot be chosen from.
-    """
-    if not config.shorter:
-        return
-    within = config.shorter[0] >= 2 and config.shorter[-1] < longest
-    rising = list(config.shorter) == sorted({*config.shorter})
-    if not (within and rising and config.goal and config.warm_start is None):
-        raise ValueError(
-            f"shorter={config.shorter} must be rising horizons of 2 to {longest - 1}, "
-            "of plans to a goal that have no warm_start"
-        )
-
-
 def layout_of(config: Config, spec: DataSpec) -> Layout:
     """What trajectories are made of; raises ValueError where that cannot be."""
-    states = spec.observation_dim if config.states is None else config.states
-    if not 1 <= states <= spec.observation_dim:
+    states = trajectories.state_size(config.states, config.goal, spec)
+    if config.goal and states != 2 * spec.action_dim:
         raise ValueError(
-            f"states={states}, but observations have {spec.observation_dim} numbers: "
-            "take that many or fewer"
-        )
-    wrong = [c for c in config.goal if not 0 <= c < spec.observation_dim]
-    if wrong or (config.goal and states != 2 * spec.action_dim):
-        raise ValueError(
-            f"goal={config.goal} must name columns of the {spec.observation_dim} of an "
-            f"observation, and a plan be followed by {spec.action_dim} forces, with "
-            f"states of as many positions and as many speeds; got {states=}"
+            f"a plan to a goal is followed by {spec.action_dim} forces, with states of "
+            f"as many positions and as many speeds; got {states=}"
         )
     return Layout(config.horizon, spec.action_dim, states, config.padding, Units(spec))
 
@@ -244,13 +221,7 @@ def samplers_of(
     config: Config, schedule: schedules.Schedule
 ) -> tuple[samplers.Sampler, samplers.Sampler | None]:
     """The sampler from noise, and the one from a warm start, if there is one."""
-    bounds = constraints.clip_to(jnp.array(-1.0), jnp.array(1.0))
-    make = functools.partial(
-        samplers.make_sampler,
-        name=config.sampler,
-        constraint=bounds if config.clip else constraints.unconstrained,
-        parameterisation=one_of("predict", config.predict, PREDICTS),
-    )
+    make = functools.partial(trajectories.make_sampler, config)
     whole = make(schedule, steps=config.sample_steps)
     K, level = schedule.steps, config.warm_start
     if level is None:
@@ -282,7 +253,7 @@ def trajectory_loss(
         batch,
         draws.k,
         draws.noise,
-        parameterisation=PREDICTS[config.predict],
+        parameterisation=trajectories.PREDICTS[config.predict],
         weights=weights,
         clamp=held(parts, batch),
     )
@@ -297,10 +268,7 @@ def held(parts: Parts, values: Float[Array, "*B H D"]) -> Constraint:
 
 def init(parts: Parts, key: PRNGKeyArray) -> TrainState:
     """A fresh network."""
-    layout = parts.layout
-    blank = jnp.zeros((1, layout.horizon, layout.width))
-    params = parts.network.init(key, blank, jnp.zeros((), jnp.int32))
-    model = start(params, parts.optimizer, averaged=True)
+    model = trajectories.fresh(parts.network, parts.layout, parts.optimizer, key)
     return TrainState(jnp.zeros((), jnp.int32), model)
 
 
@@ -314,12 +282,8 @@ def sample_batch(
 
 def draw(parts: Parts, key: PRNGKeyArray) -> Draws:
     """The noise of one update."""
-    k_key, noise_key = jax.random.split(key)
-    B, K, layout = parts.config.batch_size, parts.schedule.steps, parts.layout
-    return Draws(
-        k=jax.random.randint(k_key, (B,), 0, K),
-        noise=jax.random.normal(noise_key, (B, layout.horizon, layout.width)),
-    )
+    B, K = parts.config.batch_size, parts.schedule.steps
+    return trajectories.draw(key, parts.layout, K, B)
 
 
 def update_step(
@@ -349,15 +313,60 @@ def known(
     parts: Parts, observation: Float[Array, " O"], horizon: int
 ) -> Float[Array, "H D"]:
     """A trajectory with what is known of it: the first state, and the goal's."""
-    layout, columns = parts.layout, list(parts.config.goal)
+    layout, columns = parts.layout, parts.config.goal
     A, S = layout.actions, layout.states
     plan = jnp.zeros((horizon, layout.width))
     plan = plan.at[0, A:].set(observation[:S])
     if not columns:
         return plan
-    goal = layout.units.raw_observation(observation)[jnp.array(columns)]
-    at_rest = jnp.zeros(S).at[: len(columns)].set(goal)
-    return plan.at[-1, A:].set(layout.units.state(at_rest))
+    return plan.at[-1, A:].set(layout.units.at_rest(observation, columns, S))
+
+
+def chain(
+    parts: Parts,
+    learned: Params,
+    observation: Float[Array, " O"],
+    key: PRNGKeyArray,
+    count: int = 1,
+    guide: Guidance | None = None,
+    horizon: int | None = None,
+) -> Float[Array, "n N H D"]:
+    """N plans from here in all of their making, from noise to what is carried out."""
+    horizon = horizon or parts.plan_horizon
+    draws = reverse.draw_chain(
+        key, parts.sampler.draws, (count, horizon, parts.layout.width)
+    )
+    return parts.sampler.sample(
+        functools.partial(parts.network.apply, learned),
+        draws,
+        guide,
+        held(parts, known(parts, observation, horizon)),
+        whole=True,
+    )
+
+
+def warm_chain(
+    parts: Parts,
+    learned: Params,
+    last: Float[Array, "H D"],
+    observation: Float[Array, " O"],
+    key: PRNGKeyArray,
+    count: int = 1,
+    guide: Guidance | None = None,
+) -> Float[Array, "n N H D"]:
+    """The same from the last plan, noised; its noise is drawn like any other's."""
+    assert parts.warmed is not None
+    draws = reverse.draw_chain(key, parts.warmed.draws, (count, *last.shape))
+    level = jnp.int32(parts.config.warm_start)
+    again = jnp.broadcast_to(shifted(parts, last), (count, *last.shape))
+    begin = process.forward_noise(parts.schedule, again, level, draws.start)
+    return parts.warmed.sample(
+        functools.partial(parts.network.apply, learned),
+        draws._replace(start=begin),
+        guide,
+        held(parts, known(parts, observation, parts.plan_horizon)),
+        whole=True,
+    )
 
 
 def plans(
@@ -368,29 +377,18 @@ def plans(
     key: PRNGKeyArray,
     count: int = 1,
     guide: Guidance | None = None,
-    horizon: int | None = None,
-) -> Float[Array, "N H D"]:
-    """N plans from here; the noise of a warm start is drawn like that of any other."""
-    horizon = horizon or parts.plan_horizon
-    clamp = held(parts, known(parts, observation, horizon))
-    shape = (count, horizon, parts.layout.width)
-    predict = functools.partial(parts.network.apply, learned)
-
-    def cold(key: PRNGKeyArray) -> Array:
-        draws = reverse.draw_chain(key, parts.sampler.draws, shape)
-        return parts.sampler.sample(predict, draws, guide, clamp)
-
-    def warm(key: PRNGKeyArray) -> Array:
-        assert parts.warmed is not None
-        draws = reverse.draw_chain(key, parts.warmed.draws, shape)
-        level = jnp.int32(parts.config.warm_start)
-        again = jnp.broadcast_to(shifted(parts, carry.plan), shape)
-        begin = process.forward_noise(parts.schedule, again, level, draws.start)
-        return parts.warmed.sample(predict, draws._replace(start=begin), guide, clamp)
-
+) -> Float[Array, "2 N H D"]:
+    """N plans from here, before the last denoising step and after it."""
     if parts.warmed is None:
-        return cold(key)
-    return jax.lax.cond(carry.made > 0, warm, cold, key)
+        return chain(parts, learned, observation, key, count, guide)[-2:]
+    return jax.lax.cond(
+        carry.made > 0,
+        lambda key: warm_chain(
+            parts, learned, carry.plan, observation, key, count, guide
+        )[-2:],
+        lambda key: chain(parts, learned, observation, key, count, guide)[-2:],
+        key,
+    )
 
 
 def shifted(parts: Parts, plan: Float[Array, "H D"]) -> Float[Array, "H D"]:
@@ -419,43 +417,28 @@ def propose(
     observation: Float[Array, " O"],
     key: PRNGKeyArray,
 ) -> tuple[Float[Array, "H D"], Carry]:
-    """One plan, as it is sampled; or the first of several that can be believed."""
-    if parts.config.shorter:
-        return shortest(parts, learned, observation, key), carry
-    plan = plans(parts, learned, carry, observation, key)[0]
-    return plan, remember(parts, carry, plan)
+    """One plan, as it is sampled; or one that arrives early, and does not jump."""
+    config = parts.config
+    if not config.shorter and config.candidates == 1:
+        plan = plans(parts, learned, carry, observation, key)[-1, 0]
+        return plan, remember(parts, carry, plan)
 
+    def sample(key: PRNGKeyArray, horizon: int) -> Array:
+        count = config.candidates
+        return chain(parts, learned, observation, key, count, horizon=horizon)[-1]
 
-def shortest(
-    parts: Parts, learned: Params, observation: Float[Array, " O"], key: PRNGKeyArray
-) -> Float[Array, "H D"]:
-    """The first of plans of rising horizons that makes no jump, else the longest.
-
-    A goal that is too far for so few steps is reached by a jump.  Shorter plans stay at
-    their last row, the goal, at rest.
-    """
     # Deviation: the authors choose one horizon for a maze.
-    longest = parts.plan_horizon
-    horizons = (*parts.config.shorter, longest)
-    keys = jax.random.split(key, len(horizons))
-    tried = [
-        plans(parts, learned, (), observation, key, horizon=horizon)[0]
-        for horizon, key in zip(horizons, keys, strict=True)
-    ]
-    jumps = jnp.stack([largest_jump(parts, plan) for plan in tried])
-    believed = (jumps <= parts.config.jump).at[-1].set(True)
-    whole = [
-        jnp.pad(plan, [(0, longest - len(plan)), (0, 0)], mode="edge") for plan in tried
-    ]
-    return jnp.stack(whole)[jnp.argmax(believed)]
+    horizons, largest = (*config.shorter, parts.plan_horizon), config.jump
+    measure = functools.partial(jump, parts)
+    plan = plan_lengths.first_believed(sample, measure, largest, horizons, key)
+    return plan, carry
 
 
-def largest_jump(parts: Parts, plan: Float[Array, "H D"]) -> Float[Array, ""]:
-    """max |x_{t+1} - x_t - dt (v_t + v_{t+1}) / 2|, in the environment's units."""
-    layout = parts.layout
-    place, speed = jnp.split(layout.units.raw_state(plan[:, layout.actions :]), 2, 1)
-    by_speed = parts.config.time_step * (speed[1:] + speed[:-1]) / 2
-    return jnp.max(jnp.linalg.norm(place[1:] - place[:-1] - by_speed, axis=1))
+def jump(parts: Parts, plan: Float[Array, "h D"]) -> Float[Array, ""]:
+    """How far a step of a plan is from its speeds, in the environment's units."""
+    state = parts.layout.units.raw_state(plan[:, parts.layout.actions :])
+    place, speed = jnp.split(state, 2, axis=1)
+    return plan_lengths.largest_jump(place, speed, parts.config.time_step)
 
 
 def waypoints(parts: Parts, plan: Float[Array, "H D"]) -> Float[Array, "h S"]:
@@ -511,6 +494,7 @@ def make(config: Config, spec: DataSpec, given: Stages = NOTHING) -> Agent:
         parts.schedule,
         config,
         bind(plans, parts),
+        bind(chain, parts),
         bind(acting, parts),
         bind(remember, parts),
     )

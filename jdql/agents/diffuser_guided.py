@@ -7,7 +7,7 @@ each denoising step.
 
 | paper | here |
 |---|---|
-| J_phi, the return of a noisy trajectory | `value_loss`, `trajectories.returns_to_go` |
+| J_phi, the return of a noisy trajectory | `value_loss`, `episodes.returns_to_go` |
 | algorithm 1, guided sampling | `propose`, `guidance.diffuser` |
 
 The defaults are the authors' for locomotion.  Their gradient is multiplied by the
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,11 +26,13 @@ import optax
 
 from jdql.agents import trajectories
 from jdql.agents.base import Agent, Carry, Given, Metrics, Stages
+from jdql.agents.trajectories import Draws, Labelled
 from jdql.checks import at_least
 from jdql.data.dataset import Dataset
+from jdql.data.episodes import returns_to_go
 from jdql.diffusion import guidance, process
 from jdql.networks.temporal_value import TemporalValue, check_value_widths
-from jdql.optim import Model, adam, descend, start
+from jdql.optim import Model, adam, descend
 from jdql.types import Array, DataSpec, Float, Int, Params, PRNGKeyArray
 
 GIVEN = {"planner": ("diffuser",)}
@@ -60,7 +62,9 @@ class Config:
 
     def tiny(self) -> Config:
         """The same system at the size of a toy."""
-        small = dataclasses.replace(self, batch_size=32, dim=32, dim_mults=(1,))
+        small = dataclasses.replace(
+            self, batch_size=32, dim=32, dim_mults=(1,), kernel=3
+        )
         quick = dataclasses.replace(small, lr=2e-3, ema_start=10, candidates=16)
         return dataclasses.replace(quick, termination_penalty=0.0, guide_steps=1)
 
@@ -72,25 +76,11 @@ class TrainState(NamedTuple):
     critic: Model  # the value; what guides is its average
 
 
-class Data(NamedTuple):
-    """A dataset, and the return that follows each of its transitions."""
-
-    dataset: Dataset
-    value: Any  # [N]
-
-
 class Batch(NamedTuple):
     """Trajectories, and the returns from their first steps on."""
 
     trajectory: Float[Array, "B H D"]
     value: Float[Array, " B"]
-
-
-class Draws(NamedTuple):
-    """The noise of one update."""
-
-    k: Int[Array, " B"]  # diffusion steps
-    noise: Float[Array, "B H D"]
 
 
 class Parts(NamedTuple):
@@ -138,38 +128,30 @@ def value_loss(
 def init(parts: Parts, key: PRNGKeyArray) -> TrainState:
     """A fresh network."""
     layout = parts.planner.agent.model.layout
-    blank = jnp.zeros((1, layout.horizon, layout.width))
-    params = parts.network.init(key, blank, jnp.zeros((), jnp.int32))
-    model = start(params, parts.optimizer, averaged=True)
+    model = trajectories.fresh(parts.network, layout, parts.optimizer, key)
     return TrainState(jnp.zeros((), jnp.int32), model)
 
 
-def prepare(parts: Parts, dataset: Dataset) -> Data:
+def prepare(parts: Parts, dataset: Dataset) -> Labelled:
     """Labels every transition with the return that follows it."""
     config = parts.config
     layout = parts.planner.agent.model.layout
-    value = trajectories.returns_to_go(
-        dataset, config.discount, config.termination_penalty
-    )
-    return Data(layout.require(dataset), value)
+    penalty = float(config.termination_penalty)
+    value = returns_to_go(dataset, float(config.discount), penalty=penalty)
+    return Labelled(layout.require(dataset), value)
 
 
-def sample_batch(parts: Parts, key: PRNGKeyArray, data: Data) -> Batch:
+def sample_batch(parts: Parts, key: PRNGKeyArray, data: Labelled) -> Batch:
     """Windows of the data, as trajectories, with the returns that follow."""
     layout = parts.planner.agent.model.layout
     rows = layout.rows(key, data.dataset, parts.config.batch_size)
-    return Batch(layout.take(data.dataset, rows), data.value[rows.row[:, 0]])
+    return Batch(layout.take(data.dataset, rows), data.label[rows.row[:, 0]])
 
 
 def draw(parts: Parts, key: PRNGKeyArray) -> Draws:
     """The noise of one update."""
     planner, B = parts.planner.agent.model, parts.config.batch_size
-    k_key, noise_key = jax.random.split(key)
-    shape = (B, planner.layout.horizon, planner.layout.width)
-    return Draws(
-        k=jax.random.randint(k_key, (B,), 0, planner.schedule.steps),
-        noise=jax.random.normal(noise_key, shape),
-    )
+    return trajectories.draw(key, planner.layout, planner.schedule.steps, B)
 
 
 def update_step(
@@ -217,9 +199,9 @@ def propose(
     observation: Float[Array, " O"],
     key: PRNGKeyArray,
 ) -> tuple[Float[Array, "H D"], Carry]:
-    """The plan of the highest value among N guided ones."""
+    """The best of N guided plans, by their value before the last denoising step."""
     planner, known = parts.planner.agent.model, parts.planner.learned
-    plans = planner.plans(
+    before, plans = planner.plans(
         known,
         carry,
         observation,
@@ -227,9 +209,8 @@ def propose(
         count=parts.config.candidates,
         guide=guide(parts, learned),
     )
-    # Deviation: the value of the plans as they are carried out.  The authors sort by
-    # that of the last guide step's input, before the last denoising.
-    value = parts.network.apply(learned, plans, jnp.zeros((), jnp.int32))
+    # That is what the authors' last guide step returns.
+    value = parts.network.apply(learned, before, jnp.zeros((), jnp.int32))
     best = plans[jnp.argmax(value)]
     return best, planner.remember(carry, best)
 

@@ -101,3 +101,19 @@ def returns_to_go(
         rest = paid + kept * rest
         made[-i] = rest
     return made
+
+
+def paid_before(dataset: Dataset) -> np.ndarray:
+    """Whether an earlier transition of the episode has a reward above 0, bool [N].
+
+    Where rewards are for being at a goal: whether the observation of a transition
+    follows the arrival.
+
+    Args:
+      dataset: On the host.
+    """
+    paid = (np.asarray(dataset.reward) > 0).astype(np.int64)
+    count = np.cumsum(paid) - paid  # before each transition, in all episodes
+    begin = np.concatenate([[0], np.asarray(dataset.episode_ends)[:-1]])
+    lengths = np.diff(dataset.episode_ends, prepend=0)
+    return count > np.repeat(count[begin], lengths)

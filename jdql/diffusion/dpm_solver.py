@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jdql.diffusion.constraints import unconstrained
-from jdql.diffusion.reverse import ReverseSteps, reverse_steps
+from jdql.diffusion.reverse import ReverseSteps, behind, reverse_steps
 from jdql.diffusion.schedules import Schedule, log_snr
 from jdql.types import Array, Constraint, Denoiser, Float
 
@@ -69,17 +69,20 @@ def multistep_chain(
     constraint: Constraint = unconstrained,
     unroll: int = 1,
     remat: bool = False,
-) -> Float[Array, "*B A"]:
+    whole: bool = False,
+) -> Float[Array, "..."]:
     """Runs the chain from `start`; see `reverse.reverse_chain` for the options."""
 
     def step(carry: tuple[Array, Array], row: MultistepSteps):
         x, before = carry
         x0 = denoiser(x, row.base.k)
         ahead = x0 + row.ahead * (x0 - before)
-        return (constraint(row.base.x0 * ahead + row.base.xk * x), x0), None
+        x = constraint(row.base.x0 * ahead + row.base.xk * x)
+        return (x, x0), x if whole else None
 
     cast = [jnp.asarray(c, start.dtype) for c in (*steps.base[1:], steps.ahead)]
     table = MultistepSteps(ReverseSteps(jnp.asarray(steps.base.k), *cast[:3]), cast[3])
     body = jax.checkpoint(step) if remat else step
-    (x, _), _ = jax.lax.scan(body, (start, jnp.zeros_like(start)), table, unroll=unroll)
-    return x
+    first = start, jnp.zeros_like(start)
+    (x, _), made = jax.lax.scan(body, first, table, unroll=unroll)
+    return behind(start, made) if whole else x

@@ -107,7 +107,8 @@ def heun_chain(
     constraint: Constraint | None = None,
     unroll: int = 1,
     remat: bool = False,
-) -> Float[Array, "*B A"]:
+    whole: bool = False,
+) -> Float[Array, "..."]:
     """Runs the chain; 2n - 1 network calls.
 
     Args:
@@ -119,9 +120,11 @@ def heun_chain(
         it is shown in, and by the result.
       unroll: iterations of the scan laid out in a row.
       remat: recompute the network in the backward pass instead of storing it.
+      whole: gives all that the chain goes through in the place of its end alone.
 
     Returns:
-      The sample.
+      The sample `[*B, A]`; if `whole`, `[n + 1, *B, A]`, the start first, each on the
+      scale of the variance-preserving process.
 
     Raises:
       ValueError: the number of draws is neither n nor, without churn, zero.
@@ -143,20 +146,22 @@ def heun_chain(
         x = x if noise is None else x + row.noise * noise
         return hold(x, row.signal_hat)
 
-    def step(x: Array, inputs: tuple[HeunSteps, Array | None]) -> tuple[Array, None]:
+    def step(x: Array, inputs: tuple[HeunSteps, Array | None]):
         row, noise = inputs
         x, shown = churned(x, row, noise)
         change = row.sigma_next - row.sigma_hat
         slope = (x - denoiser(shown, row.i_hat)) / row.sigma_hat
         ahead, shown = hold(x + change * slope, row.signal_next)
         slope_ahead = (ahead - denoiser(shown, row.i_next)) / row.sigma_next
-        return x + change * (slope + slope_ahead) / 2, None
+        x = x + change * (slope + slope_ahead) / 2
+        return x, row.signal_next * x if whole else None
 
     rest = jax.tree.map(lambda c: c[:-1], (table, noises))
     row, noise = jax.tree.map(lambda c: c[-1], (table, noises))
     body = jax.checkpoint(step) if remat else step
     start = draws.start / table.signal_hat[0]
-    x, _ = jax.lax.scan(body, start, rest, unroll=unroll)
+    x, made = jax.lax.scan(body, start, rest, unroll=unroll)
     _, shown = churned(x, row, noise)
     x0 = denoiser(shown, row.i_hat)
-    return x0 if constraint is None else constraint(x0)
+    x0 = x0 if constraint is None else constraint(x0)
+    return jnp.concatenate([draws.start[None], made, x0[None]]) if whole else x0

@@ -180,7 +180,8 @@ def reverse_chain(
     constraint: Constraint = unconstrained,
     unroll: int = 1,
     remat: bool = False,
-) -> Float[Array, "*B A"]:
+    whole: bool = False,
+) -> Float[Array, "..."]:
     """Runs the reverse chain from `draws.start`; differentiable from end to end.
 
     Args:
@@ -191,19 +192,21 @@ def reverse_chain(
       unroll: iterations of the scan laid out in a row: faster, slower to compile.
       remat: recompute the network in the backward pass instead of storing it: memory
         for one step instead of n, at the price of a second forward pass.
+      whole: gives all that the chain goes through in the place of its end alone.
 
     Returns:
-      The sample.
+      The sample `[*B, A]`; if `whole`, `[n + 1, *B, A]`, the start first.
 
     Raises:
       ValueError: the number of draws is neither that of the steps nor, for a chain
         that adds no noise, zero.
     """
 
-    def step(x: Array, inputs: tuple[ReverseSteps, Array | None]) -> tuple[Array, None]:
+    def step(x: Array, inputs: tuple[ReverseSteps, Array | None]):
         row, noise = inputs
         x = row.x0 * denoiser(x, row.k) + row.xk * x
-        return constraint(x if noise is None else x + row.noise * noise), None
+        x = constraint(x if noise is None else x + row.noise * noise)
+        return x, x if whole else None
 
     dtype = draws.start.dtype
     table = ReverseSteps(
@@ -211,5 +214,12 @@ def reverse_chain(
     )
     body = jax.checkpoint(step) if remat else step
     noises = noises_of(draws, steps.noise)
-    x, _ = jax.lax.scan(body, draws.start, (table, noises), unroll=unroll)
-    return x
+    x, made = jax.lax.scan(body, draws.start, (table, noises), unroll=unroll)
+    return behind(draws.start, made) if whole else x
+
+
+def behind(
+    start: Float[Array, "*B A"], made: Float[Array, "n *B A"]
+) -> Float[Array, "m *B A"]:
+    """All samples of a chain: its start, and what its n steps made of it."""
+    return jnp.concatenate([start[None], made])

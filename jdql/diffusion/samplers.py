@@ -52,8 +52,9 @@ class Sample(Protocol):
         draws: ChainDraws,
         guide: Guidance | None = None,
         clamp: Constraint | None = None,
-    ) -> Float[Array, "*B A"]:
-        """Returns the samples, of the shape of `draws.start`."""
+        whole: bool = False,
+    ) -> Float[Array, "..."]:
+        """Returns the samples, of the shape of `draws.start`; or the whole chain."""
         ...
 
 
@@ -68,7 +69,9 @@ class Sampler(NamedTuple):
         where the sampler visits the trained steps alone and float where it goes between
         them.  `guide` changes the denoiser (`guidance`).  `clamp` holds known entries
         (`constraints.inpaint`): of the start, of every sample that the network is
-        shown, of every x0_hat and of the result, there exactly.
+        shown, of every x0_hat and of the result, there exactly.  With `whole=True` the
+        result is the whole chain `[n + 1, *B, A]`, from its noise to x_0, which is the
+        same as without.
     """
 
     draws: int
@@ -81,15 +84,16 @@ class Scheme(NamedTuple):
     Attributes:
       k: `[m]` ascending steps at which the network is called.
       draws: see `Sampler`.
-      run: `(denoiser, draws, clamp) -> x_0`; the denoiser's step is an index into `k`,
-        and the clamp is obeyed by what every step makes, not by the start.
+      run: `(denoiser, draws, clamp, whole) -> x_0`; the denoiser's step is an index
+        into `k`, and the clamp is obeyed by what every step makes, not by the start.
+        If `whole`, all samples of the chain.
       steps: see `Chain`.
       clip_direction: whether a step goes along the eps_hat of the constrained x0_hat.
     """
 
     k: np.ndarray
     draws: int
-    run: Callable[[Denoiser, ChainDraws, Constraint | None], Array]
+    run: Callable[[Denoiser, ChainDraws, Constraint | None, bool], Array]
     steps: ReverseSteps | None = None
     clip_direction: bool = True
 
@@ -111,10 +115,12 @@ def _single_step(
 ) -> Scheme:
     table = reverse.reverse_steps(schedules.refine(schedule, k), variance)
 
-    def run(denoiser: Denoiser, draws: ChainDraws, clamp: Constraint | None) -> Array:
+    def run(
+        denoiser: Denoiser, draws: ChainDraws, clamp: Constraint | None, whole: bool
+    ) -> Array:
         held = constraints.in_turn(step_constraint, clamp or constraints.unconstrained)
         return reverse.reverse_chain(
-            denoiser, table, draws, constraint=held, **loop._asdict()
+            denoiser, table, draws, constraint=held, whole=whole, **loop._asdict()
         )
 
     draws = 0 if variance == "deterministic" else table.steps
@@ -172,10 +178,12 @@ def _multistep(
         schedules.refine(schedule, k), lower_order_last=lower_order_last
     )
 
-    def run(denoiser: Denoiser, draws: ChainDraws, clamp: Constraint | None) -> Array:
+    def run(
+        denoiser: Denoiser, draws: ChainDraws, clamp: Constraint | None, whole: bool
+    ) -> Array:
         held = clamp or constraints.unconstrained
         return dpm_solver.multistep_chain(
-            denoiser, table, draws.start, constraint=held, **loop._asdict()
+            denoiser, table, draws.start, constraint=held, whole=whole, **loop._asdict()
         )
 
     return Scheme(k, 0, run)
@@ -192,9 +200,11 @@ def _heun(
     del variance
     table, k = edm.heun_steps(schedule, grid(schedule, steps), churn)
 
-    def run(denoiser: Denoiser, draws: ChainDraws, clamp: Constraint | None) -> Array:
+    def run(
+        denoiser: Denoiser, draws: ChainDraws, clamp: Constraint | None, whole: bool
+    ) -> Array:
         return edm.heun_chain(
-            denoiser, table, draws, constraint=clamp, **loop._asdict()
+            denoiser, table, draws, constraint=clamp, whole=whole, **loop._asdict()
         )
 
     return Scheme(k, steps if np.any(table.noise) else 0, run)
@@ -267,6 +277,7 @@ def make_sampler(
         draws: ChainDraws,
         guide: Guidance | None = None,
         clamp: Constraint | None = None,
+        whole: bool = False,
     ) -> Array:
         clamped = clamp or constraints.unconstrained
         held = constraints.in_turn(constraint, clamped)
@@ -274,7 +285,8 @@ def make_sampler(
         denoiser = chain.denoiser(predict)
         guided = chain.constrain(denoiser) if guide is None else guide(denoiser, chain)
         draws = draws._replace(start=clamped(draws.start))
-        return held(scheme.run(guided, draws, clamp))
+        made = scheme.run(guided, draws, clamp, whole)
+        return made.at[-1].set(held(made[-1])) if whole else held(made)
 
     return Sampler(scheme.draws, sample)
 

@@ -2,7 +2,8 @@
 
 The block is that of Peebles & Xie 2023, section 3.2; sizes, embeddings and
 initialisation are those of CleanDiffuser (Dong et al. 2024), where it denoises the
-trajectories of Decision Diffuser and of Diffusion Veteran (Lu et al. 2025).
+trajectories of Decision Diffuser and of Diffusion Veteran (Lu et al. 2025).  The value
+of a whole sequence is the latter's, by blocks without conditions.
 """
 
 from __future__ import annotations
@@ -32,6 +33,11 @@ PlainNorm = functools.partial(
 # PyTorch draws the kernels of queries, keys and values as one matrix, three times as
 # wide as each: Xavier's bound for it is sqrt(6 / (F + 3F)).
 attention_init = nn.initializers.variance_scaling(0.5, "fan_in", "uniform")
+XavierAttention = functools.partial(
+    nn.MultiHeadDotProductAttention,
+    kernel_init=attention_init,
+    out_kernel_init=nn.initializers.xavier_uniform(),
+)
 
 
 def sinusoids(dim: int) -> Callable[[Array], Array]:
@@ -92,12 +98,7 @@ class DiTBlock(nn.Module):
         """Keeps the shape of `x`."""
         F = x.shape[-1]
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = modulations(condition, 6)
-        attention = nn.MultiHeadDotProductAttention(
-            self.heads,
-            kernel_init=attention_init,
-            out_kernel_init=nn.initializers.xavier_uniform(),
-            name="attention",
-        )
+        attention = XavierAttention(self.heads, name="attention")
         # Deviation: in the code behind CleanDiffuser's published scores, n(x) takes the
         # place of x in the first sum.  This is the paper's, and their later code's.
         x = x + gate_a * attention(PlainNorm()(x) * (1 + scale_a) + shift_a)
@@ -172,3 +173,50 @@ class DiT(nn.Module):
         for name in ("see_0", "see_1"):
             seen = mish(NormalDense(self.width, name=name)(seen))
         return seen
+
+
+class SequenceBlock(nn.Module):
+    """y = n(x) + attention(n(x)), and then y + MLP(n(y)), n being a plain norm.
+
+    As in the authors' code of Diffusion Veteran, the first sum is of n(x), not of x.
+
+    Attributes:
+      heads: of attention.
+    """
+
+    heads: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*B H F"]) -> Float[Array, "*B H F"]:
+        """Keeps the shape of `x`."""
+        F = x.shape[-1]
+        x = PlainNorm()(x)
+        x = x + XavierAttention(self.heads, name="attention")(x)
+        mlp = MLP((4 * F,), F, nn.gelu, XavierDense, name="mlp")
+        return x + mlp(PlainNorm()(x))
+
+
+class SequenceValue(nn.Module):
+    """The value of a sequence, `[*B, H, D] -> [*B]`, read off its first token.
+
+    The positions are sinusoids, as in `DiT`.
+
+    Attributes:
+      width: F, of the tokens (the authors' of Diffusion Veteran: 256).
+      heads: of attention.
+      depth: number of blocks.
+    """
+
+    width: int = 256
+    heads: int = 4
+    depth: int = 2
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*B H D"]) -> Float[Array, "*B"]:
+        """The value; raises ValueError where the heads cannot share out the width."""
+        check_heads(self.width, self.heads)
+        positions = step_features(jnp.arange(x.shape[-2]), self.width)
+        x = XavierDense(self.width, name="enter")(x) + positions
+        for i in range(self.depth):
+            x = SequenceBlock(self.heads, name=f"block_{i}")(x)
+        return XavierDense(1, name="leave")(x[..., 0, :]).squeeze(-1)

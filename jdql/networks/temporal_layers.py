@@ -29,17 +29,6 @@ def uniform(fan_in: int) -> nn.initializers.Initializer:
     return draw
 
 
-def convolution(features: int, kernel: int, name: str | None = None) -> Convolution:
-    """A convolution padded by half of its kernel, which keeps the horizon.
-
-    Args:
-      features: channels of its output.
-      kernel: taps, an odd number.
-      name: of the module in its parent.
-    """
-    return Convolution(features, kernel, name=name)
-
-
 def halving(channels: int, name: str) -> Convolution:
     """Halves the horizon, with three taps; an odd one is rounded up."""
     return Convolution(channels, 3, 2, name=name)
@@ -119,7 +108,7 @@ class ConvBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "*B H I"]) -> Float[Array, "*B H F"]:
         """Maps `[*B, H, I]` to `[*B, H, features]`."""
-        x = convolution(self.features, self.kernel, "conv")(x)
+        x = Convolution(self.features, self.kernel, name="conv")(x)
         norm = nn.GroupNorm(
             self.groups,
             epsilon=1e-5,

@@ -143,12 +143,18 @@ def performance_profiles(
     return figure
 
 
-def save(figure: Any, stem: Path) -> list[Path]:
-    """Writes STEM.png and STEM.pdf, the same bytes for the same numbers."""
+def save(figure: Any, stem: Path, dpi: int = 140) -> list[Path]:
+    """Writes STEM.png and STEM.pdf, the same bytes for the same numbers.
+
+    Args:
+      figure: of matplotlib.
+      stem: the path without its ending.
+      dpi: pixels of the PNG to an inch.
+    """
     stem.parent.mkdir(parents=True, exist_ok=True)
     paths = [stem.with_suffix(".png"), stem.with_suffix(".pdf")]
     with styled():
-        figure.savefig(paths[0], dpi=140, metadata={"Software": None})
+        figure.savefig(paths[0], dpi=dpi, metadata={"Software": None})
         figure.savefig(paths[1], metadata={"CreationDate": None, "Producer": None})
     return paths
 

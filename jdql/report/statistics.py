@@ -32,6 +32,12 @@ class Estimate(NamedTuple):
     high: Value
 
 
+def standard_error(values: ArrayLike) -> float:
+    """Of a mean, `std / sqrt(N)` with N - 1 in the variance; 0 of one value."""
+    every = np.asarray(values, np.float64)
+    return float(every.std(ddof=1) / len(every) ** 0.5) if len(every) > 1 else 0.0
+
+
 # Statistics of a table: (..., N) per task -> (...) ------------------------------------
 
 

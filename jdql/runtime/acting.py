@@ -96,13 +96,21 @@ def _looped(acting: Acting, inputs: Inputs, carries: Carry) -> tuple[Array, Carr
         key = jax.random.fold_in(key, step)
         return acting.act(inputs.learned, carry, observations, key)
 
-    def episode(i: Array, outputs: tuple[Array, Carry]) -> tuple[Array, Carry]:
+    plan, _ = jax.eval_shape(one, jnp.int32(0))
+    plans = jnp.zeros((len(inputs.order), *plan.shape), plan.dtype)
+    return _for_all_due(one, inputs, (plans, carries))
+
+
+def _for_all_due(
+    one: Callable[[Array], Any], inputs: Inputs | Rows, outputs: Any
+) -> Any:
+    """`outputs`, [E, ...], with `one(e)` in the place of each episode e that is due."""
+
+    def episode(i: Array, outputs: Any) -> Any:
         e = distributed.pick(inputs.order, i)
         return jax.tree.map(lambda every, new: every.at[e].set(new), outputs, one(e))
 
-    plan, _ = jax.eval_shape(one, jnp.int32(0))
-    plans = jnp.zeros((len(inputs.order), *plan.shape), plan.dtype)
-    return jax.lax.fori_loop(0, inputs.count, episode, (plans, carries))
+    return jax.lax.fori_loop(0, inputs.count, episode, outputs)
 
 
 def _vectorised(acting: Acting, inputs: Inputs, carries: Carry) -> tuple[Array, Carry]:
@@ -130,13 +138,9 @@ def follower(acting: Acting, mesh: Mesh) -> Callable[[Rows], Array] | None:
             picked = distributed.pick((member.rows, member.observations), e)
             return follow(member.learned, *picked)
 
-        def episode(i: Array, actions: Array) -> Array:
-            e = distributed.pick(member.order, i)
-            return actions.at[e].set(one(e))
-
         action = jax.eval_shape(one, jnp.int32(0))
         none = jnp.zeros((len(member.order), *action.shape), action.dtype)
-        return jax.lax.fori_loop(0, member.count, episode, none)
+        return _for_all_due(one, member, none)
 
     def at_once(member: Rows, _: tuple) -> Array:
         of_episodes = jax.vmap(follow, in_axes=(None, 0, 0))

@@ -204,7 +204,7 @@ class Rollouts:
         result.returns[s, e] += reward
         result.lengths[s, e] += 1
         result.peaks[s, e] = max(result.peaks[s, e], reward)
-        reported = info.get("success", info.get("is_success"))
+        reported = success_of(info)
         if reported is not None:
             result.successes[s, e] = np.fmax(result.successes[s, e], float(reported))
         live[s, e] = not (terminated or truncated)
@@ -213,7 +213,7 @@ class Rollouts:
         """First observations (S, E, O), float32 as in training."""
         first = [
             [
-                environment.reset(seed=self._config.seed + seed * SEED_STRIDE + episode)
+                environment.reset(seed=start_seed(self._config, seed, episode))
                 for environment, episode in zip(member, self.episodes, strict=True)
             ]
             for member, seed in zip(self._environments, self.seeds, strict=True)
@@ -244,6 +244,16 @@ class Rollouts:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def start_seed(config: EvalConfig, seed: int, episode: int) -> int:
+    """The simulator's seed of an episode of the member with a seed."""
+    return config.seed + seed * SEED_STRIDE + episode
+
+
+def success_of(info: dict[str, Any]) -> Any:
+    """What a simulator's info says of success; None where it says nothing."""
+    return info.get("success", info.get("is_success"))
 
 
 # (learned, stopping) -> what all members did

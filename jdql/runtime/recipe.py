@@ -138,20 +138,21 @@ def acting(recipe: Recipe) -> Acting | None:
     return plain._replace(act=act, follow=None if plain.follow is None else follow)
 
 
+def untrained(recipe: Recipe, key: PRNGKeyArray) -> Learned:
+    """What a member knows before its first update, earlier runs included."""
+    given = {name: untrained(r, key) for name, r in recipe.given.items()}
+    settings = {
+        name: jnp.float32(value)
+        for name, value in float_settings(recipe.config).items()
+    }
+    made = agent(recipe, settings, given)
+    return Learned(made.learned(made.init(key)), settings, recipe.scaling, given)
+
+
 def abstract(recipe: Recipe, members: int) -> Learned:
     """The shapes of what `members` members of such a run have learned."""
-
-    def of_member(recipe: Recipe, key: PRNGKeyArray) -> Learned:
-        given = {name: of_member(r, key) for name, r in recipe.given.items()}
-        settings = {
-            name: jnp.float32(value)
-            for name, value in float_settings(recipe.config).items()
-        }
-        made = agent(recipe, settings, given)
-        return Learned(made.learned(made.init(key)), settings, recipe.scaling, given)
-
     keys = jax.random.split(jax.random.key(0), members)
-    return jax.eval_shape(jax.vmap(lambda key: of_member(recipe, key)), keys)
+    return jax.eval_shape(jax.vmap(lambda key: untrained(recipe, key)), keys)
 
 
 def to_json(recipe: Recipe) -> dict[str, Any]:

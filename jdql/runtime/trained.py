@@ -6,22 +6,27 @@ made of, for all members of a run at once; `earlier` gives a run what others lea
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from jdql.agents import base
 from jdql.agents.base import Acting, Agent, State
-from jdql.config import Config, float_settings
+from jdql.config import Config
 from jdql.data import observations
-from jdql.runtime import checkpoint, distributed, members, recipe, stored
+from jdql.runtime import (
+    acting_settings,
+    checkpoint,
+    distributed,
+    members,
+    recipe,
+    stored,
+)
 from jdql.runtime.acting import Player
 from jdql.runtime.members import Member
 from jdql.runtime.metrics import read_rows
@@ -332,12 +337,13 @@ def load(
       folder: a run folder.
       step: "last", "best" (its own best evaluation) or the number of a kept checkpoint.
       seed: which member; the first of the run by default.
-      **settings: of the system, in the place of those it was trained with, such as
-        `sampler="ddim"` or `candidates=1`; nothing that changes what was learned.
+      **settings: of acting, in the place of those it was trained with, such as
+        `sampler="ddim"` or `candidates=1`; see `acting_settings.change`.
 
     Raises:
       FileNotFoundError: the run has no checkpoint.
-      ValueError: it is no run, or has no such step, seed or setting.
+      ValueError: it is no run, or has no such step or seed, or a setting cannot
+        change.
     """
     run = open_run(folder, step)
     seeds = [member["seed"] for member in run.members]
@@ -347,25 +353,7 @@ def load(
     learned = restore(run, step, [index])
     learned = jax.tree.map(lambda leaf: leaf[0], learned)
     if settings:
-        run, learned = _changed(run, learned, settings)
+        made, learned = acting_settings.change(run.recipe, learned, settings)
+        run = run._replace(recipe=made)
     at = run.saved["best_steps"][index] if step == "best" else run.saved["step"]
     return Trained(run, learned, run.members[index], at)
-
-
-def _changed(
-    run: Run, learned: Learned, settings: Mapping[str, Any]
-) -> tuple[Run, Learned]:
-    """A run and its member with other settings of the system."""
-    known = {field.name for field in dataclasses.fields(run.recipe.config)}
-    for name in settings:
-        if name not in known:
-            raise ValueError(f"there is no setting {name!r}: there are {sorted(known)}")
-    config = dataclasses.replace(run.recipe.config, **settings)
-    changed = run._replace(recipe=run.recipe._replace(config=config))
-    numbers: dict[str, Any] = {
-        name: jnp.float32(value) for name, value in float_settings(config).items()
-    }
-    kept = {n: v for n, v in learned.settings.items() if n in numbers}
-    own = {n: v for n, v in numbers.items() if n in settings or n not in kept}
-    recipe.outline(changed.recipe)  # refuses what is out of range
-    return changed, learned._replace(settings={**kept, **own})

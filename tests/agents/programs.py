@@ -6,6 +6,6 @@ import functools
 
 import jax
 
-once = functools.partial(
-    jax.jit, compiler_options={"xla_backend_optimization_level": 0}
-)
+from jdql.runtime.members import ONCE
+
+once = functools.partial(jax.jit, compiler_options=ONCE)

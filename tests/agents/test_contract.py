@@ -222,13 +222,19 @@ def one_update(system):
     return system.one
 
 
-def test_jit_equals_eager(system, one_update, unoptimised):
+def test_the_loop_calls_the_functions_of_the_contract(system, one_update, unoptimised):
+    """What a user who calls them has, traced anew: nothing is kept from a trace."""
     old, new, _ = one_update
     keys = jax.random.split(jax.random.key(SEEDS[0]))  # of init, and of training
-    batch_key, draw_key = jax.random.split(jax.random.fold_in(keys[1], 0))
-    batch = system.agent.sample_batch(batch_key, system.data)
-    eager, _ = system.agent.update_step(old, batch, system.agent.draw(draw_key))
-    assert_same_changes(system, eager, new, rate(system))
+    agent = system.agent
+
+    @jax.jit
+    def plain(state: Any, data: Any) -> Any:
+        batch_key, draw_key = jax.random.split(jax.random.fold_in(keys[1], 0))
+        batch = agent.sample_batch(batch_key, data)
+        return agent.update_step(state, batch, agent.draw(draw_key))[0]
+
+    assert_same_changes(system, plain(old, system.data), new, rate(system))
 
 
 def test_every_model_makes_one_step_of_its_optimiser(system):
@@ -264,7 +270,8 @@ def test_every_model_makes_one_step_of_its_optimiser(system):
         # The first step of Adam: the bias of both moments is divided out.
         direction = (mean / 0.1) / (np.sqrt(variance / 0.001) + 1e-8)
         sure = np.abs(direction) > 0.9
-        assert sure.mean() > 0.2
+        # A network whose last layer starts at 0 has no other gradient at first.
+        assert sure[mean != 0].mean() > 0.2
         taken = -change[sure] / direction[sure]
         np.testing.assert_allclose(taken, np.median(taken), rtol=2e-2)
         assert np.isclose(np.median(taken), settings, rtol=1e-3).any()

@@ -18,6 +18,7 @@ from jdql.data.scaling import Affine, Scaling
 from jdql.runtime.recipe import member_config
 from jdql.types import DataSpec
 from tests.agents.programs import once
+from tests.networks.filled import filled
 
 SPEC = DataSpec(2, 2, (-4.0, -4.0), (4.0, 4.0))
 SMALL = decision_diffuser.Config(
@@ -147,6 +148,22 @@ def test_returns_are_composed_and_one_is_not_wanted():
     np.testing.assert_allclose(found[1:], recursion(parts.schedule, 1.0)[0], rtol=1e-4)
 
 
+@pytest.mark.parametrize("network", decision_diffuser.NETWORKS)
+def test_a_network_answers_to_a_return_unless_it_is_dropped(network):
+    parts = parts_of(network=network, layers=1, heads=2, width=16)
+    x, told = jnp.ones((2, 6, 2)), jnp.ones((2, 1))
+    params = filled(parts.network, x, 0, told, jnp.ones(2))
+    low, high = (
+        decision_diffuser.stacked(parts, params, (value,))(
+            jnp.broadcast_to(x, (2, *x.shape)), jnp.int32(3)
+        )
+        for value in (0.1, 0.9)
+    )
+    np.testing.assert_array_equal(low[0], high[0])
+    assert jnp.abs(low[1] - high[1]).min() > 1e-4
+    assert jnp.abs(low[1] - low[0]).max() > 1e-3
+
+
 def test_the_last_states_are_held_at_the_start_of_a_plan():
     parts = gaussian(parts_of(predict="x0", history=3, clip=True))
     acting = decision_diffuser.acting(parts)
@@ -258,6 +275,8 @@ def test_windows_go_on_behind_an_end_and_begin_with_the_first_state(history):
         ({"temperature": float("inf")}, "temperature must be a finite number"),
         ({"predict": "v"}, "predict must be one of"),
         ({"dim": 6}, "widths of a U-Net"),
+        ({"network": "mlp"}, "network must be one of"),
+        ({"network": "dit", "heads": 3}, "heads"),
     ],
 )
 def test_wrong_settings_get_one_line(changes, message):

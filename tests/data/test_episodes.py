@@ -7,7 +7,7 @@ import pytest
 
 from jdql.data import dataset as datasets
 from jdql.data.dataset import Dataset, from_arrays
-from jdql.data.episodes import concatenate, hold_out, returns_to_go
+from jdql.data.episodes import concatenate, hold_out, paid_before, returns_to_go
 from jdql.data.sources import load
 from tests.data.noise import CONFIG, noise, quiet
 
@@ -98,3 +98,12 @@ def test_returns_to_go_of_episodes_of_one_row():
     zeros = np.zeros((3, 1))
     data = from_arrays(zeros, zeros, reward, zeros, np.ones(3, bool))
     np.testing.assert_array_equal(returns_to_go(data, 0.9), reward)
+
+
+def test_what_follows_the_first_reward_of_an_episode():
+    """Episodes of 3, 3 and 4 steps; what is paid in one says nothing of the next."""
+    data = concatenate([make(6), make(4)])._replace(
+        reward=np.float32([0, 0.1, 0, 0, -1, 0, 1, 0, 0, 0]),
+        episode_ends=np.int32([3, 6, 10]),
+    )
+    assert np.flatnonzero(paid_before(data)).tolist() == [2, 7, 8, 9]

@@ -249,6 +249,49 @@ def test_the_default_is_the_program_of_the_plain_reverse_chain():
     assert str(ours) == str(jax.make_jaxpr(plain)(draws))
 
 
+GRIDS = {
+    "ddim": schedules.even_grid,
+    "flow": schedules.flow_grid,
+    "dpmpp_1": schedules.log_snr_grid,
+    "dpmpp_2m": schedules.log_snr_grid,
+    "edm_heun": schedules.karras_grid,
+}
+
+
+@pytest.mark.parametrize("name", ODES)
+def test_a_whole_chain_goes_through_every_level(name):
+    """Where steps are small, x_k = a m + sqrt(a^2 s^2 + 1 - a^2) z with one z."""
+    schedule, n = schedules.make_schedule("vp", 50), 400
+    levels = schedules.refine(schedule, GRIDS[name](schedule, n))
+    a = np.append(levels.signal[::-1], 1.0)
+    spread = np.sqrt(a**2 * S**2 + 1 - a**2)
+    start = np.array([-1.0, 0.0, 2.0])
+    expected = a * M + spread * ((start - a[0] * M) / spread[0])[:, None]
+    sampler = samplers.make_sampler(schedule, name, n)
+    draws = reverse.ChainDraws(jnp.asarray(start), jnp.zeros((0, 3)))
+    chain = sampler.sample(best_network(schedule), draws, whole=True)
+    np.testing.assert_allclose(chain.T, expected, atol=0.02)
+
+
+@pytest.mark.parametrize("name", samplers.SAMPLERS)
+def test_a_whole_chain_ends_in_the_sample(name):
+    schedule = schedules.make_schedule("vp", 6)
+    clip = constraints.clip_to(-jnp.ones(2), jnp.ones(2))
+    clamp = constraints.inpaint(np.array([True, False]), jnp.full(2, 0.3))
+    sampler = samplers.make_sampler(schedule, name, 4, constraint=clip)
+    draws = reverse.draw_chain(jax.random.key(0), sampler.draws, (5, 2), jnp.float64)
+
+    def sample(draws, whole):
+        network = best_network(schedule)
+        return sampler.sample(network, draws, clamp=clamp, whole=whole)
+
+    run = jax.jit(sample, static_argnums=1)
+    chain = run(draws, True)
+    assert chain.shape == (5, 5, 2)
+    np.testing.assert_array_equal(chain[-1], run(draws, False))
+    np.testing.assert_array_equal(chain[0], clamp(draws.start))
+
+
 @pytest.mark.parametrize(
     ("name", "steps", "message"),
     [

@@ -60,7 +60,7 @@ def test_help_needs_neither_jax_nor_matplotlib():
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
-        ([], "bandit|steps|eta|agents"),
+        ([], "bandit|steps|eta|agents|plans|returns"),
         (["bandits"], "bandits"),
         (["bandit", "--config=walker2d_medium"], "its methods are fixed"),
         (["eta", "--config=walker2"], "walker2d_medium"),

@@ -121,6 +121,12 @@ def test_evaluation_gives_the_scores_of_training(capsys):
     assert "3 episode(s) a seed" in printed
     assert "jdql/hopper/medium-2000-v0" in printed
     assert "score: 0 = return -20.2723" in printed
+    other = ["--config.agent.sampler=ddim", "--config.agent.candidates=1"]
+    assert evaluate.main(["--run=r", "--seed=1", "--timed", *other]) == 0
+    printed = capsys.readouterr().out
+    returns = sum(last[1]["returns"]) / 2
+    assert f"return {returns:10.3f}" not in printed  # it plays otherwise
+    assert "a plan of 1 action(s) takes" in printed
 
 
 @pytest.mark.parametrize(
@@ -130,7 +136,9 @@ def test_evaluation_gives_the_scores_of_training(capsys):
         (["--run=r", "--step=lst"], "last, best or a number"),
         (["--run=r", "--step=3"], "was not kept"),
         (["--run=r", "--episodes=0"], "positive"),
-        (["--run=r", "--config.agent.eta=1"], "agent.eta"),
+        (["--run=r", "--config.agent.eta=1"], "eta cannot change after training"),
+        (["--run=r", "--config.train.steps=1"], "drop --config.train.steps"),
+        (["--run=r", "--config.agent.candidates=0"], "candidates must be at least 1"),
         (["--run=none"], "holds no run"),
         ([], "--run=FOLDER"),
     ],

@@ -24,3 +24,16 @@ def filled(network: nn.Module, *call: Any, seed: int = 0) -> Any:
         return jnp.asarray(value + (path[-1].key == "scale"), jnp.float32)
 
     return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+def assert_rows(
+    network: nn.Module, params: Any, x: jax.Array, k: jax.Array, condition: jax.Array
+) -> None:
+    """Two leading axes are rows, and a scalar step is that of all of them."""
+    apply = jax.jit(network.apply)
+    whole = apply(params, x, k, condition)
+    one = apply(params, x[1, 2], k[1, 2], condition[1, 2])
+    np.testing.assert_allclose(whole[1, 2], one, atol=1e-5)
+    alike = apply(params, x, k[1, 2], condition)
+    np.testing.assert_allclose(alike[1, 2], one, atol=1e-5)
+    assert jnp.abs(alike - whole)[0].max() > 1e-3

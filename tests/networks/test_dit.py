@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jdql.networks.dit import DiT, DiTBlock, FourierStep
+from jdql.networks.dit import DiT, DiTBlock, FourierStep, SequenceValue
 from jdql.networks.mlp import MLP
-from tests.networks.filled import filled
+from tests.networks.filled import assert_rows, filled
 from tests.networks.test_temporal_unet import size
 
 TINY = DiT(8, 2, 2, 8, embed=MLP((4,), 8))
@@ -36,53 +36,72 @@ def test_at_first_blocks_are_identities_and_the_output_is_zero(tiny):
     assert 0.3 < jnp.abs(drawn).max() <= (6 / (8 + 24)) ** 0.5
 
 
+def normed(x):
+    centred = x - x.mean(-1, keepdims=True)
+    return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-6)
+
+
+def attention(p, x):
+    """Of two heads, of two numbers each."""
+    out = p["out"]["bias"]
+    for head in range(2):
+        q, k, v = (
+            x @ p[part]["kernel"][:, head] + p[part]["bias"][head]
+            for part in ("query", "key", "value")
+        )
+        weights = np.exp(q @ k.T / np.sqrt(2))
+        mean = weights @ v / weights.sum(-1, keepdims=True)
+        out = out + mean @ p["out"]["kernel"][head]
+    return out
+
+
+def mlp(p, x):
+    first, last = p["Dense_0"], p["Dense_1"]
+    y = x @ first["kernel"] + first["bias"]
+    y = y / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (y + 0.044715 * y**3)))
+    return y @ last["kernel"] + last["bias"]
+
+
 def test_block_equals_numpy():
     x = np.random.default_rng(1).normal(size=(3, 4)).astype(np.float32)
     condition = np.random.default_rng(2).normal(size=4).astype(np.float32)
     params = filled(DiTBlock(2), x, condition)
     p = jax.tree.map(np.asarray, params["params"])
-
-    def normed(x, shift, scale):
-        centred = x - x.mean(-1, keepdims=True)
-        unit = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-6)
-        return unit * (1 + scale) + shift
-
-    def attention(x):
-        p_a, out = p["attention"], p["attention"]["out"]["bias"]
-        for head in range(2):
-            q, k, v = (
-                x @ p_a[part]["kernel"][:, head] + p_a[part]["bias"][head]
-                for part in ("query", "key", "value")
-            )
-            weights = np.exp(q @ k.T / np.sqrt(2))
-            mean = weights @ v / weights.sum(-1, keepdims=True)
-            out = out + mean @ p_a["out"]["kernel"][head]
-        return out
-
-    def mlp(x):
-        first, last = p["mlp"]["Dense_0"], p["mlp"]["Dense_1"]
-        y = x @ first["kernel"] + first["bias"]
-        y = y / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (y + 0.044715 * y**3)))
-        return y @ last["kernel"] + last["bias"]
-
     swish = condition / (1 + np.exp(-condition))
     numbers = swish @ p["modulation"]["kernel"] + p["modulation"]["bias"]
     shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = np.split(numbers, 6)
-    expected = x + gate_a * attention(normed(x, shift_a, scale_a))
-    expected = expected + gate_m * mlp(normed(expected, shift_m, scale_m))
+    inner = normed(x) * (1 + scale_a) + shift_a
+    expected = x + gate_a * attention(p["attention"], inner)
+    inner = normed(expected) * (1 + scale_m) + shift_m
+    expected = expected + gate_m * mlp(p["mlp"], inner)
     found = jax.jit(DiTBlock(2).apply)(params, x, condition)
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+def test_value_of_a_sequence_equals_numpy():
+    network = SequenceValue(4, 2, 2)
+    x = np.random.default_rng(1).normal(size=(2, 3, 5, 2)).astype(np.float32)
+    params = filled(network, x)
+    p = jax.tree.map(np.asarray, params["params"])
+    # Sinusoids of two frequencies, 1 and 1 / 10000.
+    angles = np.arange(5)[:, None] * [1.0, 1e-4]
+    y = x[1, 2] @ p["enter"]["kernel"] + p["enter"]["bias"]
+    y = y + np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
+    for i in range(2):
+        block = p[f"block_{i}"]
+        y = normed(y)
+        y = y + attention(block["attention"], y)
+        y = y + mlp(block["mlp"], normed(y))
+    expected = y[0] @ p["leave"]["kernel"][:, 0] + p["leave"]["bias"][0]
+    found = jax.jit(network.apply)(params, x)
+    assert found.shape == (2, 3)
+    np.testing.assert_allclose(found[1, 2], expected, atol=1e-5)
+    with pytest.raises(ValueError, match="heads=3"):
+        SequenceValue(4, 3).init(jax.random.key(0), jnp.asarray(x))
+
+
 def test_leading_axes_are_rows_and_a_scalar_step_is_that_of_all(tiny):
-    params, x, k, condition = tiny
-    apply = jax.jit(TINY.apply)
-    whole = apply(params, x, k, condition)
-    one = apply(params, x[1, 2], k[1, 2], condition[1, 2])
-    np.testing.assert_allclose(whole[1, 2], one, atol=1e-5)
-    alike = apply(params, x, k[1, 2], condition)
-    np.testing.assert_allclose(alike[1, 2], one, atol=1e-5)
-    assert jnp.abs(alike - whole)[0].max() > 1e-3
+    assert_rows(TINY, *tiny)
 
 
 def test_a_dropped_condition_is_not_a_condition_of_zero(tiny):
@@ -135,6 +154,13 @@ def test_the_size_of_cleandiffusers_decision_diffuser():
     embed = 2 * E + (E + 1) * E
     ends = (11 + 1) * w + (w + 1) * 2 * w + (w + 1) * 11
     assert found == 2 * block + step + embed + (E + 1) * w + (w + 1) * w + ends
+
+
+def test_the_size_of_diffusion_veterans_value():
+    w = 256
+    block = 4 * (w * w + w) + (w + 1) * 4 * w + (4 * w + 1) * w
+    found = size(SequenceValue(), jnp.zeros((32, 4)))
+    assert found == 5 * w + 2 * block + (w + 1)
 
 
 def test_refused_sizes(tiny):

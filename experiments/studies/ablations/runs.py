@@ -23,12 +23,17 @@ Log = Callable[[str], None]
 
 def available(task: str, log: Log) -> bool:
     """Whether a task's recordings, where it has any, are on this machine."""
+    files = [name for name in resolve(task).data.dataset if name.endswith(".npz")]
+    return located(files, task, log)
+
+
+def located(files: Iterable[str], name: str, log: Log) -> bool:
+    """Whether recordings are on this machine; the log says what is left out if not."""
     try:
-        for name in resolve(task).data.dataset:
-            if name.endswith(".npz"):
-                npz.locate(name)
+        for file in files:
+            npz.locate(file)
     except FileNotFoundError as error:
-        log(f"{error}; {task} is left out")
+        log(f"{error}; {name} is left out")
         return False
     return True
 

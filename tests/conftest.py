@@ -32,6 +32,11 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 
 def pytest_configure() -> None:
     """Settles JAX before any test module is imported."""
+    _keep_programs()
+
+
+def _keep_programs() -> None:
+    """Keeps every compiled program on disk, for the tests of both processes."""
     import jax
 
     jax.config.update("jax_compilation_cache_dir", str(CACHE))
@@ -77,6 +82,7 @@ def _programs() -> Iterator[None]:
     XLA maps memory for each one; a process that keeps thousands of them meets the
     kernel's limit of mappings, and crashes in the compiler.
     """
+    _keep_programs()  # a test may have settled the devices as the launcher does
     yield
     import jax
 

@@ -6,8 +6,10 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / "build" / "xla-cache"
@@ -30,6 +32,11 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 
 def pytest_configure() -> None:
     """Settles JAX before any test module is imported."""
+    _keep_programs()
+
+
+def _keep_programs() -> None:
+    """Keeps every compiled program on disk, for the tests of both processes."""
     import jax
 
     jax.config.update("jax_compilation_cache_dir", str(CACHE))
@@ -37,17 +44,29 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that share compiled programs run in one process: those of a file.
-
-    The contract's are as long as many files: those of a system go together.
-    """
+    """Marks the quick lane."""
     for item in items:
-        group = str(item.path.relative_to(ROOT))
         if item.path.relative_to(ROOT / "tests").parts[0] in QUICK:
             item.add_marker(pytest.mark.quick)
-        if "system" in getattr(item, "fixturenames", ()):
-            group += item.callspec.id  # type: ignore[attr-defined]
-        item.add_marker(pytest.mark.xdist_group(group))
+
+
+class _Together(LoadScopeScheduling):
+    """Tests that share compiled programs run in one process: those of a file.
+
+    The contract's are as long as many files: those of a system go together.  Launches
+    share nothing.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        file, _, test = nodeid.partition("::")
+        if file.endswith("test_contract.py"):
+            return file + test.partition("[")[2]
+        return nodeid if file.endswith("test_run.py") else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    """What `--dist=loadgroup` is for; it needs a pytest before 9.2, as of xdist 3.8."""
+    return _Together(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -63,6 +82,7 @@ def _programs() -> Iterator[None]:
     XLA maps memory for each one; a process that keeps thousands of them meets the
     kernel's limit of mappings, and crashes in the compiler.
     """
+    _keep_programs()  # a test may have settled the devices as the launcher does
     yield
     import jax
 

@@ -271,6 +271,7 @@ def test_other_settings_start_without_compiling(monkeypatch, tmp_path):
     before = jax.config.jax_compilation_cache_dir
     compilation_cache.reset_cache()  # it is bound to the folder of before
     jax.config.update("jax_compilation_cache_dir", str(tmp_path / "cache"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
     def misses(*arguments: str) -> int:
         jax.clear_caches()  # as in a process of its own

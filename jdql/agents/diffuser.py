@@ -89,9 +89,9 @@ class Config:
     sampler: str = "ancestral"
     sample_steps: int | None = None  # None: diffusion_steps
     plan_horizon: int | None = None  # of plans; None: horizon
-    # Horizons of shorter plans to a goal.  Of the first one whose plans all move as their
-    # own speeds say, to `jump` in the units of positions, the smoothest of `candidates`
-    # plans is taken; else that of `plan_horizon`.
+    # Horizons of shorter plans to a goal.  Of the first one whose plans all move as
+    # their own speeds say, to `jump` in the units of positions, the smoothest of
+    # `candidates` plans is taken; else that of `plan_horizon`.
     shorter: tuple[int, ...] = ()
     candidates: int = 1
     jump: float = dataclasses.field(default=0.35, metadata=STATIC)

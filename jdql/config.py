@@ -36,6 +36,8 @@ ACTING = frozenset(
         "candidates",
         "selection",
         "plan_horizon",
+        "shorter",
+        "jump",
         "execute",
         "executed",
     }

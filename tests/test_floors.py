@@ -32,6 +32,7 @@ SHARED = {
     "jdql.agents.base",
     "jdql.agents.actors",
     "jdql.agents.critics",
+    "jdql.agents.plan_lengths",
     "jdql.agents.plan_values",
     "jdql.agents.trajectories",
 }

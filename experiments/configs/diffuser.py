@@ -1,6 +1,7 @@
 """Diffuser (Janner et al. 2022): planning by denoising trajectories.
 
     python -m experiments.run --config=diffuser:pointmaze_umaze:cpu
+    python -m experiments.run --config=diffuser:pointmaze_umaze:early:cpu
     python -m experiments.run --config=diffuser:pointmaze_large
     python -m experiments.run --config=diffuser:hopper_medium       # the planner alone
 
@@ -72,6 +73,18 @@ def _locomotion(task: Task, epochs: int | None = None) -> Config:
 def _one_step() -> diffuser.Config:
     """The bandit's episodes have one step, behind which all is padding."""
     return diffuser.Config(horizon=8)
+
+
+def early(config: Config) -> Config:
+    """In the mazes, plans that end as soon as they can without a jump."""
+    agent = config.agent
+    if not agent.goal:
+        return config
+    horizons = (8, 16, 24, 32, *range(48, 385, 16))
+    shorter = tuple(steps for steps in horizons if steps < agent.horizon)
+    return dataclasses.replace(
+        config, agent=dataclasses.replace(agent, shorter=shorter, candidates=8)
+    )
 
 
 def cpu(config: Config) -> Config:

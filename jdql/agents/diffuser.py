@@ -33,7 +33,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jdql.agents import trajectories
+from jdql.agents import plan_lengths, trajectories
 from jdql.agents.base import (
     NOTHING,
     Acting,
@@ -45,6 +45,7 @@ from jdql.agents.base import (
 )
 from jdql.agents.trajectories import Draws, Layout, Units
 from jdql.checks import at_least
+from jdql.config import STATIC
 from jdql.data.dataset import Dataset
 from jdql.diffusion import losses, process, reverse, samplers, schedules
 from jdql.diffusion.chain import Guidance
@@ -88,6 +89,14 @@ class Config:
     sampler: str = "ancestral"
     sample_steps: int | None = None  # None: diffusion_steps
     plan_horizon: int | None = None  # of plans; None: horizon
+    # Horizons of shorter plans to a goal.  Of the first one whose plans all move as
+    # their own speeds say, to `jump` in the units of positions, the smoothest of
+    # `candidates` plans is taken; else that of `plan_horizon`.
+    shorter: tuple[int, ...] = ()
+    candidates: int = 1
+    jump: float = dataclasses.field(default=0.35, metadata=STATIC)
+    # Of the environment, in the units of speeds.
+    time_step: float = dataclasses.field(default=0.01, metadata=STATIC)
     execute: int = 1  # steps of a plan before the next one
     # A plan begins as the last one, noised to this diffusion step; None: as noise.
     warm_start: int | None = None
@@ -97,7 +106,12 @@ class Config:
         small = dataclasses.replace(self, horizon=4, batch_size=32, dim=16, kernel=3)
         quick = dataclasses.replace(small, dim_mults=(1,), attention=False, lr=2e-3)
         planned = dataclasses.replace(
-            quick, plan_horizon=None, sample_steps=None, warm_start=None
+            quick,
+            plan_horizon=None,
+            shorter=(),
+            candidates=1,
+            sample_steps=None,
+            warm_start=None,
         )
         return dataclasses.replace(
             planned, diffusion_steps=10, ema_start=10, execute=min(self.execute, 3)
@@ -143,8 +157,10 @@ class Planner(NamedTuple):
       layout: of trajectories.
       schedule: of the diffusion.
       config: its settings.
-      plans: `(learned, carry, observation [O], key, count, guide) -> [count, H, D]`;
-        with `whole=True` the chain that leads there from noise, [n + 1, count, H, D].
+      plans: `(learned, carry, observation [O], key, count, guide) -> [2, count, H, D]`,
+        before the last denoising step and after it.
+      chain: `(learned, observation [O], key, count) -> [n + 1, count, H, D]`,
+        from noise on.
       acting: `(propose) -> Acting` of a rule that proposes one plan.
       remember: `(carry, plan [H, D]) -> carry`, for the next warm start.
     """
@@ -153,6 +169,7 @@ class Planner(NamedTuple):
     schedule: schedules.Schedule
     config: Config
     plans: Callable[..., Array]
+    chain: Callable[..., Array]
     acting: Callable[[Propose], Acting]
     remember: Callable[[Carry, Array], Carry]
 
@@ -164,6 +181,8 @@ def build(config: Config, spec: DataSpec) -> Parts:
     schedule = schedules.make_schedule(config.schedule, config.diffusion_steps)
     horizon = at_least("horizon", config.horizon, 2)
     plan_horizon = at_least("plan_horizon", config.plan_horizon or horizon, 2)
+    goes = bool(config.goal) and config.warm_start is None
+    plan_lengths.check(config.shorter, plan_horizon, config.candidates, goes)
     if not config.goal and config.execute > plan_horizon:
         raise ValueError(
             f"execute={config.execute} is more than the {plan_horizon} actions of a "
@@ -171,7 +190,7 @@ def build(config: Config, spec: DataSpec) -> Parts:
         )
     attention = LinearAttention if config.attention else None
     network = trajectories.temporal_unet(
-        config, horizon, plan_horizon, attention=attention
+        config, horizon, plan_horizon, *config.shorter, attention=attention
     )
     sampler, warmed = samplers_of(config, schedule)
     return Parts(
@@ -290,15 +309,64 @@ def learned(state: TrainState) -> Params:
 # Planning -----------------------------------------------------------------------------
 
 
-def known(parts: Parts, observation: Float[Array, " O"]) -> Float[Array, "H D"]:
+def known(
+    parts: Parts, observation: Float[Array, " O"], horizon: int
+) -> Float[Array, "H D"]:
     """A trajectory with what is known of it: the first state, and the goal's."""
     layout, columns = parts.layout, parts.config.goal
     A, S = layout.actions, layout.states
-    plan = jnp.zeros((parts.plan_horizon, layout.width))
+    plan = jnp.zeros((horizon, layout.width))
     plan = plan.at[0, A:].set(observation[:S])
     if not columns:
         return plan
     return plan.at[-1, A:].set(layout.units.at_rest(observation, columns, S))
+
+
+def chain(
+    parts: Parts,
+    learned: Params,
+    observation: Float[Array, " O"],
+    key: PRNGKeyArray,
+    count: int = 1,
+    guide: Guidance | None = None,
+    horizon: int | None = None,
+) -> Float[Array, "n N H D"]:
+    """N plans from here in all of their making, from noise to what is carried out."""
+    horizon = horizon or parts.plan_horizon
+    draws = reverse.draw_chain(
+        key, parts.sampler.draws, (count, horizon, parts.layout.width)
+    )
+    return parts.sampler.sample(
+        functools.partial(parts.network.apply, learned),
+        draws,
+        guide,
+        held(parts, known(parts, observation, horizon)),
+        whole=True,
+    )
+
+
+def warm_chain(
+    parts: Parts,
+    learned: Params,
+    last: Float[Array, "H D"],
+    observation: Float[Array, " O"],
+    key: PRNGKeyArray,
+    count: int = 1,
+    guide: Guidance | None = None,
+) -> Float[Array, "n N H D"]:
+    """The same from the last plan, noised; its noise is drawn like any other's."""
+    assert parts.warmed is not None
+    draws = reverse.draw_chain(key, parts.warmed.draws, (count, *last.shape))
+    level = jnp.int32(parts.config.warm_start)
+    again = jnp.broadcast_to(shifted(parts, last), (count, *last.shape))
+    begin = process.forward_noise(parts.schedule, again, level, draws.start)
+    return parts.warmed.sample(
+        functools.partial(parts.network.apply, learned),
+        draws._replace(start=begin),
+        guide,
+        held(parts, known(parts, observation, parts.plan_horizon)),
+        whole=True,
+    )
 
 
 def plans(
@@ -309,31 +377,18 @@ def plans(
     key: PRNGKeyArray,
     count: int = 1,
     guide: Guidance | None = None,
-    whole: bool = False,
-) -> Float[Array, "..."]:
-    """N plans from here, [N, H, D]; a warm start's noise is drawn like any other's.
-
-    If `whole`, the chain of plans made from noise alone, [n + 1, N, H, D].
-    """
-    clamp = held(parts, known(parts, observation))
-    shape = (count, parts.plan_horizon, parts.layout.width)
-    predict = functools.partial(parts.network.apply, learned)
-
-    def cold(key: PRNGKeyArray) -> Array:
-        draws = reverse.draw_chain(key, parts.sampler.draws, shape)
-        return parts.sampler.sample(predict, draws, guide, clamp, whole)
-
-    def warm(key: PRNGKeyArray) -> Array:
-        assert parts.warmed is not None
-        draws = reverse.draw_chain(key, parts.warmed.draws, shape)
-        level = jnp.int32(parts.config.warm_start)
-        again = jnp.broadcast_to(shifted(parts, carry.plan), shape)
-        begin = process.forward_noise(parts.schedule, again, level, draws.start)
-        return parts.warmed.sample(predict, draws._replace(start=begin), guide, clamp)
-
-    if whole or parts.warmed is None:
-        return cold(key)
-    return jax.lax.cond(carry.made > 0, warm, cold, key)
+) -> Float[Array, "2 N H D"]:
+    """N plans from here, before the last denoising step and after it."""
+    if parts.warmed is None:
+        return chain(parts, learned, observation, key, count, guide)[-2:]
+    return jax.lax.cond(
+        carry.made > 0,
+        lambda key: warm_chain(
+            parts, learned, carry.plan, observation, key, count, guide
+        )[-2:],
+        lambda key: chain(parts, learned, observation, key, count, guide)[-2:],
+        key,
+    )
 
 
 def shifted(parts: Parts, plan: Float[Array, "H D"]) -> Float[Array, "H D"]:
@@ -362,9 +417,28 @@ def propose(
     observation: Float[Array, " O"],
     key: PRNGKeyArray,
 ) -> tuple[Float[Array, "H D"], Carry]:
-    """One plan, as it is sampled."""
-    plan = plans(parts, learned, carry, observation, key)[0]
-    return plan, remember(parts, carry, plan)
+    """One plan, as it is sampled; or one that arrives early, and does not jump."""
+    config = parts.config
+    if not config.shorter and config.candidates == 1:
+        plan = plans(parts, learned, carry, observation, key)[-1, 0]
+        return plan, remember(parts, carry, plan)
+
+    def sample(key: PRNGKeyArray, horizon: int) -> Array:
+        count = config.candidates
+        return chain(parts, learned, observation, key, count, horizon=horizon)[-1]
+
+    # Deviation: the authors choose one horizon for a maze.
+    horizons, largest = (*config.shorter, parts.plan_horizon), config.jump
+    measure = functools.partial(jump, parts)
+    plan = plan_lengths.first_believed(sample, measure, largest, horizons, key)
+    return plan, carry
+
+
+def jump(parts: Parts, plan: Float[Array, "h D"]) -> Float[Array, ""]:
+    """How far a step of a plan is from its speeds, in the environment's units."""
+    state = parts.layout.units.raw_state(plan[:, parts.layout.actions :])
+    place, speed = jnp.split(state, 2, axis=1)
+    return plan_lengths.largest_jump(place, speed, parts.config.time_step)
 
 
 def waypoints(parts: Parts, plan: Float[Array, "H D"]) -> Float[Array, "h S"]:
@@ -420,6 +494,7 @@ def make(config: Config, spec: DataSpec, given: Stages = NOTHING) -> Agent:
         parts.schedule,
         config,
         bind(plans, parts),
+        bind(chain, parts),
         bind(acting, parts),
         bind(remember, parts),
     )

@@ -199,9 +199,9 @@ def propose(
     observation: Float[Array, " O"],
     key: PRNGKeyArray,
 ) -> tuple[Float[Array, "H D"], Carry]:
-    """The plan of the highest value among N guided ones."""
+    """The best of N guided plans, by their value before the last denoising step."""
     planner, known = parts.planner.agent.model, parts.planner.learned
-    plans = planner.plans(
+    before, plans = planner.plans(
         known,
         carry,
         observation,
@@ -209,9 +209,8 @@ def propose(
         count=parts.config.candidates,
         guide=guide(parts, learned),
     )
-    # Deviation: the value of the plans as they are carried out.  The authors sort by
-    # that of the last guide step's input, before the last denoising.
-    value = parts.network.apply(learned, plans, jnp.zeros((), jnp.int32))
+    # That is what the authors' last guide step returns.
+    value = parts.network.apply(learned, before, jnp.zeros((), jnp.int32))
     best = plans[jnp.argmax(value)]
     return best, planner.remember(carry, best)
 

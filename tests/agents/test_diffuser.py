@@ -72,7 +72,7 @@ def test_plans_between_a_start_and_a_goal_are_a_brownian_bridge():
     )
     parts = parts._replace(network=bridge_network(parts.schedule))
     seen = jnp.array([-0.5, 0.3, 0.8])
-    plan = once(lambda key: diffuser.plans(parts, (), (), seen, key, count=4000))
+    plan = once(lambda key: diffuser.plans(parts, (), (), seen, key, count=4000)[-1])
     found = np.asarray(plan(jax.random.key(0)))
     np.testing.assert_array_equal(found[:, 0, 1:], np.tile(seen[:2], (4000, 1)))
     np.testing.assert_array_equal(found[:, -1, 1:], np.float32([[0.8, 0.0]] * 4000))
@@ -88,10 +88,10 @@ def test_a_goal_is_known_in_the_environments_units():
     """(x - shift) scale: a goal of x = 3 is at rest at 1 and -0.5."""
     parts = parts_of(SCALED)
     seen = SCALING.observation.forward(np.float32([2.0, 6.0, 3.0]))
-    plan = diffuser.known(parts, jnp.asarray(seen))
+    plan = diffuser.known(parts, jnp.asarray(seen), 8)
     np.testing.assert_allclose(plan[0], [0, 0.5, 1.0])
     np.testing.assert_allclose(plan[-1], [0, 1.0, -0.5], atol=1e-6)
-    free = diffuser.known(parts_of(SCALED, goal=(), execute=1), jnp.asarray(seen))
+    free = diffuser.known(parts_of(SCALED, goal=(), execute=1), jnp.asarray(seen), 8)
     np.testing.assert_allclose(free[-1], 0)
 
 
@@ -101,12 +101,36 @@ def test_plans_of_another_horizon_keep_their_ends(horizon):
     state = once(lambda key: diffuser.init(parts, key))(jax.random.key(0))
     assert state.planner.params["params"]["out"]["kernel"].shape == (8, 3)
     seen = jnp.array([-0.5, 0.3, 0.8])
-    plan = once(lambda p, key: diffuser.plans(parts, p, (), seen, key))
+    plan = once(lambda p, key: diffuser.plans(parts, p, (), seen, key)[-1])
     found = plan(diffuser.learned(state), jax.random.key(1))[0]
     assert found.shape == (horizon, 3)
     np.testing.assert_array_equal(found[0, 1:], seen[:2])
     np.testing.assert_array_equal(found[-1, 1:], jnp.array([0.8, 0.0]))
     assert np.abs(found).max() <= 1
+
+
+def on_a_line(params, x, k):
+    """Goes to the goal in even steps, at a speed of at most 5."""
+    share = jnp.linspace(0, 1, x.shape[1])
+    place = x[:, :1, 1] + (x[:, -1:, 1] - x[:, :1, 1]) * share
+    speed = (x[:, -1:, 1] - x[:, :1, 1]) / (0.01 * (x.shape[1] - 1)) + 0 * share
+    return jnp.stack([0 * place, place, jnp.clip(speed, -5, 5)], axis=-1)
+
+
+@pytest.mark.parametrize(("goal", "horizon"), [(0.1, 4), (0.25, 8), (0.4, 16)])
+def test_the_shortest_plan_without_a_jump_is_taken(goal, horizon):
+    """A step of 0.05 is the longest: three make 0.15, seven 0.35, fifteen 0.75.
+
+    The speed at either end is held at 0, which looks like a jump of 0.025 at most.
+    """
+    parts = parts_of(
+        horizon=16, shorter=(4, 8), jump=0.03, dim_mults=(1,), diffusion_steps=2
+    )
+    parts = parts._replace(network=SimpleNamespace(apply=on_a_line))
+    seen = jnp.array([0.0, 0.0, goal])
+    plan, _ = diffuser.propose(parts, (), (), seen, jax.random.key(0))
+    expected = np.minimum(np.arange(16) / (horizon - 1), 1) * goal
+    np.testing.assert_allclose(plan[:, 1], expected, atol=1e-6)
 
 
 # Following ----------------------------------------------------------------------------
@@ -157,13 +181,13 @@ def test_a_warm_start_goes_on_from_the_last_plan():
     parts = parts_of(warm_start=5, execute=3, goal=())
 
     def start(predict, draws, guide=None, clamp=None, whole=False):
-        return draws.start
+        return jnp.stack([draws.start] * 2)
 
     only_start = samplers.Sampler(0, start)
     parts = parts._replace(warmed=only_start, sampler=only_start)
     plan, key = jnp.arange(24.0).reshape(8, 3), jax.random.key(2)
     carry = diffuser.remember(parts, diffuser.forget(parts), plan)
-    found = diffuser.plans(parts, (), carry, jnp.zeros(3), key)[0]
+    found = diffuser.plans(parts, (), carry, jnp.zeros(3), key)[-1, 0]
     z = reverse.draw_chain(key, 0, (1, 8, 3)).start[0]
     left = np.concatenate([plan[3:], np.tile(plan[-1], (3, 1))])
     a, s = parts.schedule.signal[5], parts.schedule.noise[5]
@@ -194,22 +218,21 @@ def test_the_first_plan_of_an_episode_is_not_warm():
 
 
 def test_the_chain_of_plans_begins_as_noise_and_ends_as_the_plans():
-    parts = parts_of(warm_start=5)  # the chain from noise, whatever is remembered
+    parts = parts_of(warm_start=5)
     seen, key = jnp.array([-0.5, 0.3, 0.8]), jax.random.key(0)
-    carry = diffuser.remember(parts, diffuser.forget(parts), jnp.ones((8, 3)))
     fresh = diffuser.forget(parts)
 
     @jax.jit
     def both(key):
         learned = diffuser.learned(diffuser.init(parts, key))
-        chain = diffuser.plans(parts, learned, carry, seen, key, 2, whole=True)
+        chain = diffuser.chain(parts, learned, seen, key, 2)
         return chain, diffuser.plans(parts, learned, fresh, seen, key, 2)
 
     chain, plans = both(key)
-    np.testing.assert_array_equal(chain[-1], plans)
+    np.testing.assert_array_equal(chain[-2:], plans)
     noise = reverse.draw_chain(key, parts.sampler.draws, (2, 8, 3)).start
     np.testing.assert_array_equal(chain[0][:, 1:-1], noise[:, 1:-1])
-    known = diffuser.known(parts, seen)
+    known = diffuser.known(parts, seen, 8)
     for end in (0, -1):  # start and goal are held all along
         held = np.broadcast_to(known[end, 1:], (len(chain), 2, 2))
         np.testing.assert_array_equal(chain[:, :, end, 1:], held)
@@ -309,7 +332,7 @@ def test_more_guidance_means_plans_of_more_value():
         plans = stage.planner.agent.model.plans
         guide = diffuser_guided.guide(stage, ())
         make = once(
-            lambda key: plans((), (), jnp.ones(3), key, count=2000, guide=guide)
+            lambda key: plans((), (), jnp.ones(3), key, count=2000, guide=guide)[-1]
         )
         found = make(jax.random.key(0))
         np.testing.assert_array_equal(found[:, 0, 1:], 1.0)
@@ -323,16 +346,16 @@ def test_more_guidance_means_plans_of_more_value():
     assert ratio == pytest.approx(5, rel=1e-2)
 
 
-def test_the_plan_of_the_highest_value_is_carried_out():
+def test_the_plan_that_was_worth_most_before_its_last_step_is_carried_out():
     def value(params, x, k):
         return -jnp.abs(x[..., 0, 0] - 0.7)
 
     stage = guided(0.0, value)
     plan, _ = diffuser_guided.propose(stage, (), (), jnp.ones(3), jax.random.key(0))
-    every = stage.planner.agent.model.plans(
+    before, every = stage.planner.agent.model.plans(
         (), (), jnp.ones(3), jax.random.key(0), count=32
     )
-    nearest = np.argmin(np.abs(every[:, 0, 0] - 0.7))
+    nearest = np.argmin(np.abs(before[:, 0, 0] - 0.7))
     np.testing.assert_allclose(plan, every[nearest], rtol=1e-6)
 
 
@@ -348,6 +371,12 @@ def test_the_plan_of_the_highest_value_is_carried_out():
         ({"goal": (3,)}, r"goal=\(3,\) must name columns of the 3"),
         ({"states": 3}, "as many positions and as many speeds"),
         ({"goal": (), "execute": 9}, "execute=9 is more than the 8 actions of a plan"),
+        ({"shorter": (6, 4)}, r"shorter=\(6, 4\) must be rising horizons of 2 to 7"),
+        ({"shorter": (4, 8)}, r"shorter=\(4, 8\) must be rising horizons of 2 to 7"),
+        ({"candidates": 0}, "candidates must be at least 1, got 0"),
+        ({"candidates": 2, "warm_start": 2}, "like candidates=2 of plans to a goal"),
+        ({"shorter": (5,)}, "take a multiple of 2"),
+        ({"shorter": (4,), "warm_start": 2}, "that have no warm_start"),
         ({"predict": "v"}, "predict must be one of"),
         ({"warm_start": 20}, "warm_start must be a diffusion step of 1 to 19"),
         ({"dim": 6}, "widths of a U-Net"),

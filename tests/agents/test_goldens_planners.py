@@ -113,7 +113,7 @@ def test_the_value_trains_as_the_authors_does(file):
 
 
 def chain_of(arrays: Arrays, parts: diffuser.Parts, guide: Any = None) -> jax.Array:
-    """The plans of a file's draws, conditions and parameters."""
+    """The plans of a file's draws, conditions and parameters, from noise on."""
     reader, K = Reader(arrays), parts.schedule.steps
     drawn = [reader.next("normal") for _ in range(K + 1)]
     reader.finish()
@@ -124,27 +124,30 @@ def chain_of(arrays: Arrays, parts: diffuser.Parts, guide: Any = None) -> jax.Ar
     predict = functools.partial(parts.network.apply, unets.params(arrays))
     draws = ChainDraws(drawn[0], jnp.stack(drawn[1:]))
     np.testing.assert_array_equal(clamp(drawn[0]), arrays["chain"][0])
-    return once(lambda d: parts.sampler.sample(predict, d, guide, clamp))(draws)
+    sample = parts.sampler.sample
+    return once(lambda d: sample(predict, d, guide, clamp, whole=True))(draws)
 
 
 @of("diffuser_sample")
 def test_plans_are_the_authors(file):
     arrays = files.load(file)
-    found = chain_of(arrays, planners.planner_parts(arrays))
+    found = chain_of(arrays, planners.planner_parts(arrays))[-1]
     assert_close(found, arrays["out/trajectories"], 5e-4, "plans")
     assert_close(found, arrays["chain"][-1], 5e-4, "the end of the chain")
 
 
 @of("diffuser_guided")
 def test_guided_plans_are_the_authors(file):
-    """Theirs are sorted by values that are not those of the plans; ours by these."""
+    """They are sorted by their values before the last denoising step."""
     arrays = files.load(file)
     parts = planners.planner_parts(arrays)
     stage = planners.value_parts(arrays, parts)
     value = unets.params(arrays, "value_param/")
-    found = chain_of(arrays, parts, diffuser_guided.guide(stage, value))
+    before, found = chain_of(arrays, parts, diffuser_guided.guide(stage, value))[-2:]
     assert_close(found, arrays["chain"][-1], 5e-4, "plans")
-    order = arrays["out/order"]
+    worth = stage.network.apply(value, before, jnp.int32(0))
+    order = np.argsort(-np.asarray(worth))
+    np.testing.assert_array_equal(order, arrays["out/order"])
     assert_close(found[order], arrays["out/trajectories"], 5e-4, "sorted plans")
     of_plans = stage.network.apply(value, found, jnp.int32(0))
     assert_close(of_plans, arrays["out/value_of_final_chain"], 5e-4, "their values")

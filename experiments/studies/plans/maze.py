@@ -66,9 +66,7 @@ def chain(
 
     @jax.jit
     def sample(key: Any) -> Any:
-        carry = policy.agent.acting.reset()  # type: ignore[union-attr]
-        known = policy.learned.own
-        plans = model.plans(known, carry, here, key, count, whole=True)
+        plans = model.chain(policy.learned.own, here, key, count)
         layout = model.layout
         return layout.units.raw_state(plans[..., layout.actions :])[..., :2]
 
